@@ -1,0 +1,77 @@
+# Every way of working with whatfits is a target here; `make help` lists them.
+# Needs a Debian-like machine with Python 3.11 to 3.13 (with venv and pip), git and make. Nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+VENV ?= .venv
+PORT ?= 8000
+HOST ?= 127.0.0.1
+WORKERS ?= 2
+TESTS ?= tests
+BIN := $(VENV)/bin
+SOURCES := estimator optim_impls profiler service web
+CHECKED := $(SOURCES) tests benchmarks
+MAX_FILE_LINES := 400
+
+.PHONY: help setup serve test check format verify bench profiles gpu-first clean
+
+help: ## show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## create .venv with everything: product, tests, tools (does nothing when up to date)
+
+serve: $(VENV)/.service ## start the web page and the REST API on http://127.0.0.1:8000 (make serve PORT=8765)
+	$(BIN)/whatfits serve --host $(HOST) --port $(PORT)
+
+test: $(VENV)/.dev ## run the tests (make test TESTS=tests/estimator)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(TESTS)
+
+check: $(VENV)/.dev ## format, lint, types, import contracts, dependencies, file lengths
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry $(SOURCES)
+	@find $(CHECKED) -name '*.py' -exec wc -l {} + \
+	  | awk '$$2 != "total" && $$1 > $(MAX_FILE_LINES) { print $$2 ": " $$1 " lines, at most $(MAX_FILE_LINES)"; bad = 1 } END { exit bad }'
+
+format: $(VENV)/.dev ## rewrite the sources as `make check` wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
+	$(BIN)/python tests/verify/run.py
+
+bench: $(VENV)/.dev ## measure speed on this machine; writes benchmarks/
+	$(BIN)/python benchmarks/run.py
+
+profiles: $(VENV)/.dev ## trace the models again and rebuild the shipped memory profiles
+	$(BIN)/python -m whatfits.profiler.trace.build_profiles
+
+gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
+	$(BIN)/python -m whatfits.profiler.gpu_first
+
+clean: ## remove .venv, caches and build results
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(BIN)/python:
+	@for candidate in $${PYTHON:-} python3 python3.13 python3.12 python3.11; do \
+	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
+	    "$$candidate" -m venv $(VENV); exit 0; \
+	  fi; \
+	done; \
+	echo "whatfits needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python3.12 ...)" >&2; exit 1
+
+# Pages and API need no torch, so serving from a fresh clone is a small install.
+$(VENV)/.service: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	touch $(VENV)/.service $@
