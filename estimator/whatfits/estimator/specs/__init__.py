@@ -1,0 +1,77 @@
+"""The specs: immutable, validated descriptions of questions and answers."""
+
+from whatfits.estimator.specs.enums import (
+    ActivationCheckpointing,
+    AllocatorMode,
+    Attention,
+    Basis,
+    Dtype,
+    Framework,
+    Loss,
+    Method,
+    Objective,
+    Offload,
+    OptimizerImplementation,
+    OptimizerName,
+    PeakPhase,
+    Precision,
+    Verdict,
+)
+from whatfits.estimator.specs.estimate import (
+    DeviceBreakdown,
+    DeviceBytes,
+    Estimate,
+    MemoryBreakdown,
+    MemoryEstimate,
+    Provenance,
+    Seconds3,
+    StepTimeParts,
+    TimeEstimate,
+)
+from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec, LinkSpec
+from whatfits.estimator.specs.model import ModelSpec
+from whatfits.estimator.specs.parallelism import ParallelismSpec
+from whatfits.estimator.specs.plan import Candidate, Plan, PlanRequest, Rejection
+from whatfits.estimator.specs.run import RunSpec
+from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, AdapterSpec, OptimizerSpec, TrainingSpec
+
+__all__ = [
+    "DEFAULT_SEQ_LEN",
+    "ActivationCheckpointing",
+    "AdapterSpec",
+    "AllocatorMode",
+    "Attention",
+    "Basis",
+    "Candidate",
+    "DeviceBreakdown",
+    "DeviceBytes",
+    "Dtype",
+    "Estimate",
+    "Framework",
+    "GpuSpec",
+    "HardwareSpec",
+    "LinkSpec",
+    "Loss",
+    "MemoryBreakdown",
+    "MemoryEstimate",
+    "Method",
+    "ModelSpec",
+    "Objective",
+    "Offload",
+    "OptimizerImplementation",
+    "OptimizerName",
+    "OptimizerSpec",
+    "ParallelismSpec",
+    "PeakPhase",
+    "Plan",
+    "PlanRequest",
+    "Precision",
+    "Provenance",
+    "Rejection",
+    "RunSpec",
+    "Seconds3",
+    "StepTimeParts",
+    "TimeEstimate",
+    "TrainingSpec",
+    "Verdict",
+]

@@ -1,0 +1,55 @@
+"""What is trained: the architecture facts of a model."""
+
+from whatfits.estimator.specs.base import PositiveInt, Spec
+
+__all__ = ["ModelSpec"]
+
+
+class ModelSpec(Spec):
+    """A model resolved to the facts that decide its memory and work."""
+
+    name: str
+    """Catalog name, or the name found in the config."""
+    architecture: str
+    """The Hugging Face class whose code is modelled, such as `LlamaForCausalLM`."""
+    num_layers: PositiveInt
+    """Decoder layers."""
+    hidden_size: PositiveInt
+    """Width of the residual stream."""
+    intermediate_size: PositiveInt
+    """Width inside the feed-forward block."""
+    num_attention_heads: PositiveInt
+    """Query heads."""
+    num_key_value_heads: PositiveInt
+    """Key and value heads; equal to the query heads, a divisor of them, or 1."""
+    head_dim: PositiveInt
+    """Width of one head."""
+    vocab_size: PositiveInt
+    """Rows of the embedding."""
+    tie_embeddings: bool
+    """Whether the output head is the embedding itself."""
+    max_position_embeddings: PositiveInt
+    """The longest sequence the config states."""
+    num_parameters: PositiveInt
+    """All parameters, each shared tensor counted once."""
+    source: str
+    """Where the facts come from."""
+    aliases: tuple[str, ...] = ()
+    """Other names it answers to."""
+    hf_id: str | None = None
+    """Repository on the Hugging Face hub."""
+    note: str | None = None
+    """What a reader should know about the figures."""
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The architecture dims under the symbols that memory profiles are written in."""
+        return {
+            "L": self.num_layers,
+            "h": self.hidden_size,
+            "i": self.intermediate_size,
+            "a": self.num_attention_heads,
+            "k": self.num_key_value_heads,
+            "d": self.head_dim,
+            "V": self.vocab_size,
+        }

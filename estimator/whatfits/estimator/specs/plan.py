@@ -1,0 +1,87 @@
+"""The search: what is asked for a budget, and the ranked answer."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from whatfits.estimator.specs.base import PositiveInt, Spec
+from whatfits.estimator.specs.enums import Framework, Method, Objective, OptimizerName, Precision
+from whatfits.estimator.specs.estimate import Estimate
+from whatfits.estimator.specs.hardware import HardwareSpec
+from whatfits.estimator.specs.run import RunSpec
+
+__all__ = ["DEFAULT_LIMIT", "Candidate", "Plan", "PlanRequest", "Rejection"]
+
+DEFAULT_LIMIT = 20
+"""Candidates a plan returns when nothing is said."""
+
+
+class PlanRequest(Spec):
+    """What to search over."""
+
+    # A Hugging Face config holds whatever its model needs; the catalog checks the keys that matter.
+    model: str | dict[str, Any]
+    """A catalog name, or the content of a Hugging Face config.json."""
+    hardware: HardwareSpec | str
+    """The GPUs, or the short form such as "8xa100-80gb"."""
+    seq_len: PositiveInt | None = None
+    """Tokens per sequence; 2048, or the model's maximum if that is shorter, when left out."""
+    global_batch_size: PositiveInt | None = None
+    """Sequences per optimizer step over all GPUs; free when left out."""
+    optimizers: Annotated[tuple[OptimizerName, ...], Field(min_length=1)] | Literal["all"] = "all"
+    """Optimizers to try."""
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """Ranks to try for low-rank methods; each method's own choice when left out."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method.FULL,)
+    """Training methods to try."""
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = (Precision.BF16,)
+    """Precisions to try."""
+    frameworks: Annotated[tuple[Framework, ...], Field(min_length=1)] = (Framework.PYTORCH,)
+    """Frameworks to try."""
+    objective: Objective = Objective.THROUGHPUT
+    """What to rank by."""
+    limit: Annotated[int, Field(ge=1, le=1000, strict=True)] = DEFAULT_LIMIT
+    """Candidates to return; the best of every fitting optimizer and placement is kept."""
+
+
+class Candidate(Spec):
+    """A run that fits, or may."""
+
+    spec: RunSpec
+    """The run with everything filled in."""
+    estimate: Estimate
+    """Its estimate."""
+    pareto: bool
+    """Whether no other candidate is at least as good in both speed and memory and better in one."""
+    reasons: tuple[str, ...] = ()
+    """Why it stands where it does, one sentence each."""
+
+
+class Rejection(Spec):
+    """An optimizer and placement of which nothing fits."""
+
+    optimizer: OptimizerName
+    """The optimizer."""
+    rank: int | None = None
+    """Its rank, for low-rank methods."""
+    placement: str
+    """How it was spread over the GPUs."""
+    why: str
+    """The reason, in one sentence."""
+    smallest_change_that_fits: str | None = None
+    """The smallest change that fits, in one sentence; null where none was found."""
+
+
+class Plan(Spec):
+    """The ranked answer."""
+
+    candidates: tuple[Candidate, ...]
+    """What fits, best first."""
+    rejected: tuple[Rejection, ...]
+    """What does not."""
+    searched: int
+    """Configurations evaluated."""
+    elapsed_seconds: float
+    """Time the search took."""
+    assumptions: tuple[str, ...] = ()
+    """What was assumed for all of them, one sentence each."""
