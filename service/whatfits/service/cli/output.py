@@ -1,0 +1,57 @@
+"""Where the commands write: answers on standard output, warnings on standard error."""
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+from pydantic_core import to_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_WIDTH_WITHOUT_TERMINAL = 160
+
+
+def print_json(answer: object) -> None:
+    """Print an answer as the JSON the REST API gives."""
+    _write(to_json(answer, indent=2).decode() + "\n")
+
+
+def print_rendered(*parts: "RenderableType") -> None:
+    """Print tables and lines, in colour on a terminal; names and sentences are never read as markup."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    _write(captured.get())
+
+
+def build_table(*headings: str, right: tuple[str, ...] = (), title: str | None = None) -> "Table":
+    """Build a table without rules; the columns in `right` hold numbers."""
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading in right else "left")
+    return table
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    typer.echo(f"warning: {sentence}", err=True)
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has left (`| head`): say no more, and keep the exit status of the answer.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
