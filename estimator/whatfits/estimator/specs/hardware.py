@@ -83,7 +83,7 @@ class GpuSpec(Spec):
     """The host link per direction."""
     l2_bytes: int
     """Level 2 cache."""
-    sms: int | None
+    sms: int | None = None
     """Streaming multiprocessors, compute units or tensor cores."""
     compute_capability: str
     """CUDA compute capability, or the vendor's target name."""
@@ -97,7 +97,7 @@ class GpuSpec(Spec):
     """Board power limit."""
     devices_per_package: int = 1
     """Devices the framework sees per card; every figure here is for one device."""
-    measured: dict[str, float] = {}
+    measured: dict[str, float] = Field(default_factory=dict)
     """Published measurements: achieved rates and fractions of peak."""
     sources: tuple[str, ...]
     """Where the figures come from."""

@@ -1,5 +1,9 @@
 """What is trained: the architecture facts of a model."""
 
+from typing import Annotated
+
+from pydantic import Field
+
 from whatfits.estimator.specs.base import PositiveInt, Spec
 
 __all__ = ["ModelSpec"]
@@ -30,12 +34,14 @@ class ModelSpec(Spec):
     """Whether the output head is the embedding itself."""
     max_position_embeddings: PositiveInt
     """The longest sequence the config states."""
-    num_parameters: PositiveInt
+    num_parameters: Annotated[int, Field(ge=1)]
     """All parameters, each shared tensor counted once."""
     source: str
     """Where the facts come from."""
     aliases: tuple[str, ...] = ()
     """Other names it answers to."""
+    default_for: tuple[str, ...] = ()
+    """Looser names that resolve to it although another model could be meant; recorded as an assumption."""
     hf_id: str | None = None
     """Repository on the Hugging Face hub."""
     note: str | None = None

@@ -1,0 +1,141 @@
+"""From a Hugging Face `config.json` of the LLaMA architecture to the facts the estimator works with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from whatfits.estimator.errors import InputError, UnsupportedError, near_matches
+from whatfits.estimator.specs.model import ModelSpec
+from whatfits.estimator.specs.rules import check_model
+
+__all__ = ["ARCHITECTURE", "llama_num_parameters", "model_from_config"]
+
+# A config.json holds arbitrary JSON.
+Config = Mapping[str, Any]
+
+ARCHITECTURE = "LlamaForCausalLM"
+MODEL_TYPE = "llama"
+_LARGEST = 2**24
+"""Far above any model."""
+_SHAPE_KEYS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+_DEFAULT_MAX_POSITION_EMBEDDINGS = 2048
+"""transformers' LlamaConfig."""
+_MODELLED = {
+    "attention_bias": (False, "linear layers without bias"),
+    "mlp_bias": (False, "linear layers without bias"),
+    "hidden_act": ("silu", "silu"),
+    "attention_dropout": (0, "no attention dropout"),
+    "quantization_config": (None, "weights that are not quantised"),
+}
+"""Keys whose other values change shapes or saved tensors, with the value that is modelled and its name."""
+
+
+def model_from_config(
+    config: Config, *, name: str | None = None, source: str = "config.json", field: str = "model"
+) -> ModelSpec:
+    """The model a config describes.
+
+    Raises:
+        InputError: A key is missing or has a value no model can have.
+        UnsupportedError: The architecture, or an option of it, is not modelled yet.
+    """
+    _require_llama(config, field)
+    _require_modelled(config, field)
+    shape = {key: _positive(config, key, field) for key in _SHAPE_KEYS}
+    hidden_size, heads = shape["hidden_size"], shape["num_attention_heads"]
+    if hidden_size % heads:
+        reason = f"num_attention_heads {heads} does not divide hidden_size {hidden_size}"
+        raise InputError(f"{field}.num_attention_heads", heads, f"a divisor of {hidden_size}", reason=reason)
+    facts = {
+        "num_layers": shape["num_hidden_layers"],
+        "hidden_size": hidden_size,
+        "intermediate_size": shape["intermediate_size"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": _positive(config, "num_key_value_heads", field, default=heads),
+        "head_dim": _positive(config, "head_dim", field, default=hidden_size // heads),
+        "vocab_size": shape["vocab_size"],
+    }
+    tied = _boolean(config, "tie_word_embeddings", field)
+    longest = _positive(config, "max_position_embeddings", field, default=_DEFAULT_MAX_POSITION_EMBEDDINGS)
+    model = ModelSpec.model_validate(
+        {
+            **facts,
+            "name": name or str(config.get("_name_or_path") or "config.json"),
+            "architecture": ARCHITECTURE,
+            "tie_embeddings": tied,
+            "max_position_embeddings": longest,
+            "num_parameters": llama_num_parameters(**facts, tie_embeddings=tied),
+            "source": source,
+        }
+    )
+    check_model(model, field=field)
+    return model
+
+
+def llama_num_parameters(
+    *,
+    num_layers: int,
+    hidden_size: int,
+    intermediate_size: int,
+    num_attention_heads: int,
+    num_key_value_heads: int,
+    head_dim: int,
+    vocab_size: int,
+    tie_embeddings: bool,
+) -> int:
+    """Parameters of `LlamaForCausalLM`, a tied head counted once.
+
+    V h (2 - tied) + L (2 h a d + 2 h k d + 3 h i + 2 h) + h, with a query heads and k key-value heads of width d.
+
+    Source: transformers, models/llama/modeling_llama.py: q, k, v, o projections; gate, up, down; two norms a layer.
+    Assumes: no biases.
+    """
+    embeddings = vocab_size * hidden_size * (1 if tie_embeddings else 2)
+    attention = 2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads)
+    feed_forward = 3 * hidden_size * intermediate_size
+    return embeddings + num_layers * (attention + feed_forward + 2 * hidden_size) + hidden_size
+
+
+def _require_llama(config: Config, field: str) -> None:
+    architectures = config.get("architectures")
+    model_type = config.get("model_type")
+    if architectures is None and model_type is None:
+        accepted = f'"model_type": "{MODEL_TYPE}" or "architectures": ["{ARCHITECTURE}"]'
+        raise InputError(
+            f"{field}.model_type", None, accepted, reason="neither model_type nor architectures is given"
+        )
+    if model_type not in (None, MODEL_TYPE):
+        reason = f"model_type {model_type!r} is not modelled yet"
+        raise UnsupportedError(f"{field}.model_type", model_type, MODEL_TYPE, reason=reason)
+    if architectures not in (None, [ARCHITECTURE], (ARCHITECTURE,)):
+        reason = f"architectures {architectures!r} is not modelled yet"
+        raise UnsupportedError(f"{field}.architectures", architectures, f'["{ARCHITECTURE}"]', reason=reason)
+
+
+def _require_modelled(config: Config, field: str) -> None:
+    for key, (modelled, words) in _MODELLED.items():
+        value = config.get(key)
+        if value not in (None, modelled):
+            reason = f"{key} {value!r} is not modelled yet"
+            raise UnsupportedError(f"{field}.{key}", value, words, reason=reason)
+
+
+def _positive(config: Config, key: str, field: str, *, default: int | None = None) -> int:
+    value = config.get(key)
+    if value is None:
+        if default is not None:
+            return default
+        suggestions = near_matches(key, (str(given) for given in config))
+        reason = f"the config has no {key}"
+        raise InputError(
+            f"{field}.{key}", None, "a whole number of at least 1", reason=reason, suggestions=suggestions
+        )
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        raise InputError(f"{field}.{key}", value, f"a whole number from 1 to {_LARGEST}")
+    return value
+
+
+def _boolean(config: Config, key: str, field: str) -> bool:
+    value = config.get(key)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise InputError(f"{field}.{key}", value, "true or false")

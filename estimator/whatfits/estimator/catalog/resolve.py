@@ -1,0 +1,153 @@
+"""From what was asked to what is answered: names looked up, defaults filled in, rules checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from whatfits.estimator.catalog.gpu_text import parse_gpus
+from whatfits.estimator.catalog.gpus import resolve_gpu
+from whatfits.estimator.catalog.models import resolve_model
+from whatfits.estimator.errors import InputError
+from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
+from whatfits.estimator.specs.low_rank import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_PROJECTION_UPDATE_INTERVAL,
+    QUANTISED_OPTIMIZERS,
+    RANKED_OPTIMIZERS,
+    default_rank,
+)
+from whatfits.estimator.specs.model import ModelSpec
+from whatfits.estimator.specs.parallelism import ParallelismSpec
+from whatfits.estimator.specs.plan import PlanRequest
+from whatfits.estimator.specs.rules import assumptions_of, check_run
+from whatfits.estimator.specs.run import RunSpec
+from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, OptimizerSpec, TrainingSpec
+
+__all__ = ["ResolvedPlanRequest", "ResolvedRun", "fill_optimizer", "resolve_plan_request", "resolve_run"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRun:
+    """A valid run with everything filled in."""
+
+    run: RunSpec
+    model: ModelSpec
+    gpu: GpuSpec
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedPlanRequest:
+    """A valid plan request with everything filled in."""
+
+    request: PlanRequest
+    model: ModelSpec
+    gpu: GpuSpec
+    hardware: HardwareSpec
+    seq_len: int
+    assumptions: tuple[str, ...]
+
+
+def resolve_run(run: RunSpec) -> ResolvedRun:
+    """The run with names looked up, defaults filled in and every rule checked.
+
+    Raises:
+        InputError: A name is unknown or a rule is broken. Whether the run is modelled yet is for `require_supported`.
+    """
+    model, model_notes = resolve_model(run.model)
+    hardware, gpu, gpu_notes = _fill_hardware(run.hardware)
+    parallelism, parallelism_notes = _fill_parallelism(run.parallelism, hardware.num_gpus)
+    resolved = run.model_copy(
+        update={
+            "model": model.name if isinstance(run.model, str) else run.model,
+            "training": _fill_training(run.training, model),
+            "parallelism": parallelism,
+            "hardware": hardware,
+        }
+    )
+    check_run(resolved, model, gpu)
+    notes = (*model_notes, *gpu_notes, *parallelism_notes, *assumptions_of(resolved, model))
+    return ResolvedRun(run=resolved, model=model, gpu=gpu, assumptions=notes)
+
+
+def resolve_plan_request(request: PlanRequest) -> ResolvedPlanRequest:
+    """The request with names looked up, defaults filled in and every rule checked.
+
+    Raises:
+        InputError: A name is unknown or a rule is broken.
+    """
+    model, model_notes = resolve_model(request.model)
+    if isinstance(request.hardware, str):
+        short, notes = parse_gpus(request.hardware, field="hardware")
+        hardware, gpu, _ = _fill_hardware(short)
+        gpu_notes = tuple(notes)
+    else:
+        hardware, gpu, gpu_notes = _fill_hardware(request.hardware)
+    seq_len = request.seq_len or min(DEFAULT_SEQ_LEN, model.max_position_embeddings)
+    for rank in request.ranks or ():
+        if rank > model.hidden_size:
+            reason = f"rank {rank} is above hidden_size {model.hidden_size}"
+            raise InputError("ranks", rank, f"1 to {model.hidden_size}", reason=reason)
+    batch = request.global_batch_size
+    if batch is not None and batch % hardware.num_gpus:
+        reason = f"global_batch_size {batch} does not divide over {hardware.num_gpus} data-parallel GPUs"
+        raise InputError("global_batch_size", batch, f"a multiple of {hardware.num_gpus}", reason=reason)
+    probe = RunSpec(
+        model=request.model,
+        training=TrainingSpec(seq_len=seq_len),
+        parallelism=ParallelismSpec(dp_replicate_degree=hardware.num_gpus),
+        hardware=hardware,
+    )
+    check_run(probe, model, gpu)
+    return ResolvedPlanRequest(
+        request=request.model_copy(update={"hardware": hardware, "seq_len": seq_len}),
+        model=model,
+        gpu=gpu,
+        hardware=hardware,
+        seq_len=seq_len,
+        assumptions=(*model_notes, *gpu_notes, *assumptions_of(probe, model)),
+    )
+
+
+def fill_optimizer(optimizer: OptimizerSpec, hidden_size: int) -> OptimizerSpec:
+    """The optimizer with the defaults of its method: rank, projection interval, quantisation block."""
+    changes: dict[str, Any] = {}
+    if optimizer.name in RANKED_OPTIMIZERS:
+        changes["rank"] = optimizer.rank or default_rank(optimizer.name, hidden_size)
+        changes["projection_update_interval"] = (
+            optimizer.projection_update_interval or DEFAULT_PROJECTION_UPDATE_INTERVAL
+        )
+    if optimizer.name in QUANTISED_OPTIMIZERS:
+        changes["block_size"] = optimizer.block_size or DEFAULT_BLOCK_SIZE
+    return optimizer.model_copy(update=changes)
+
+
+def _fill_training(training: TrainingSpec, model: ModelSpec) -> TrainingSpec:
+    changes: dict[str, Any] = {"optimizer": fill_optimizer(training.optimizer, model.hidden_size)}
+    if "seq_len" not in training.model_fields_set:
+        changes["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings)
+    return training.model_copy(update=changes)
+
+
+def _fill_hardware(hardware: HardwareSpec) -> tuple[HardwareSpec, GpuSpec, tuple[str, ...]]:
+    gpu, notes = resolve_gpu(hardware.gpu)
+    changes: dict[str, Any] = {"gpu": gpu.id}
+    if "gpus_per_node" not in hardware.model_fields_set:
+        changes["gpus_per_node"] = min(hardware.gpus_per_node, hardware.num_gpus)
+    return hardware.model_copy(update=changes), gpu, notes
+
+
+def _fill_parallelism(axes: ParallelismSpec, num_gpus: int) -> tuple[ParallelismSpec, tuple[str, ...]]:
+    """Give the GPUs that no stated degree uses to data parallelism; a remainder is left for the rules to refuse."""
+    given = axes.model_fields_set
+    changes: dict[str, Any] = {}
+    notes = []
+    if "zero_stage" not in given and axes.dp_shard_degree > 1:
+        changes["zero_stage"] = 3
+        notes.append(f"dp_shard_degree {axes.dp_shard_degree} is read as full sharding (zero_stage 3).")
+    if "dp_replicate_degree" not in given and num_gpus % axes.world_size == 0 and num_gpus > axes.world_size:
+        left = num_gpus // axes.world_size
+        sharded = axes.zero_stage > 0 and "dp_shard_degree" not in given
+        changes["dp_shard_degree" if sharded else "dp_replicate_degree"] = left
+        share = "shards" if sharded else "full copies (DDP)"
+        notes.append(f"The {left} data-parallel ranks hold {share}, as no other placement was asked for.")
+    return axes.model_copy(update=changes), tuple(notes)
