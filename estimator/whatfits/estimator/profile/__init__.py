@@ -1,0 +1,26 @@
+"""Compiled traces: the event program of a structure class and the count table derived from it."""
+
+from whatfits.estimator.profile.expand import ExpandedEvents, expand, expand_structure
+from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
+from whatfits.estimator.profile.program import EventProgram, ParameterTemplate, ProfileKey, Token
+from whatfits.estimator.profile.store import DEFAULT_STACK, load_program, load_table, save_profile
+from whatfits.estimator.profile.table import COLUMN_KINDS, CountTable, build_table
+
+__all__ = [
+    "COLUMN_KINDS",
+    "DEFAULT_STACK",
+    "CountTable",
+    "EventProgram",
+    "ExpandedEvents",
+    "ParameterTemplate",
+    "ProfileKey",
+    "SizeExpression",
+    "Token",
+    "build_table",
+    "expand",
+    "expand_structure",
+    "load_program",
+    "load_table",
+    "save_profile",
+    "with_derived_symbols",
+]

@@ -1,0 +1,172 @@
+"""The event program: a trace of any depth written once.
+
+Each part of a step (forward, backward, end) is `prefix, body x (L - base_layers), suffix`. A token is an
+allocation (size expression, label), a free (reference to its allocation) or a mark (layer enter or exit, gradient
+ready). A free names its allocation by part and position, affine in the number of body repetitions K and the
+repetition k it stands in: position = c0 + cK K + ck k.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.profile.expressions import SizeExpression
+
+__all__ = [
+    "PARTS",
+    "EventProgram",
+    "Label",
+    "ParameterTemplate",
+    "PartProgram",
+    "ProfileKey",
+    "Token",
+]
+
+PARTS = ("forward", "backward", "end")
+
+IntArray = NDArray[np.int64]
+
+
+class Token(IntEnum):
+    """Kinds of tokens in a program and of events in its expansion."""
+
+    ALLOC = 1
+    FREE = 2
+    LAYER_ENTER = 3
+    LAYER_EXIT = 4
+    GRADIENT_READY = 5
+
+
+COLUMNS = ("kind", "size", "label", "ref_part", "c0", "c_total", "c_repeat")
+"""Columns of a token array. size and label index the program's lists for an ALLOC; label is the parameter template
+for GRADIENT_READY; the last four locate the allocation a FREE or GRADIENT_READY refers to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Where an allocation comes from. `module` has `*` for the layer number."""
+
+    op: str
+    module: str
+    phase: str
+    category: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterTemplate:
+    """One parameter, or one per layer when the name holds `*`."""
+
+    name: str
+    shape: tuple[SizeExpression, ...]
+    role: str
+    element_bytes: int
+
+    @property
+    def per_layer(self) -> bool:
+        """Whether every layer has one."""
+        return "*" in self.name
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKey:
+    """The structure class of a profile. Two traces of one class differ only in sizes and depth."""
+
+    architecture: str
+    precision: str
+    attention_kernel: str
+    checkpointing: str
+    loss: str
+    micro_batch: str
+    """one | many"""
+    kv_heads: str
+    """one | grouped | full"""
+    tied: bool
+
+    @property
+    def slug(self) -> str:
+        """File-name form."""
+        tied = "tied" if self.tied else "untied"
+        return "-".join(
+            [
+                self.architecture.lower(),
+                self.precision,
+                self.attention_kernel,
+                f"ckpt_{self.checkpointing}",
+                f"loss_{self.loss}",
+                f"mb_{self.micro_batch}",
+                f"kv_{self.kv_heads}",
+                tied,
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PartProgram:
+    """Token arrays (n, len(COLUMNS)) of one part."""
+
+    prefix: IntArray
+    body: IntArray
+    suffix: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventProgram:
+    """A compiled structure class: everything `expand` needs for any dims and any depth of at least `base_layers`."""
+
+    key: ProfileKey
+    stack: dict[str, str]
+    base_layers: int
+    sizes: tuple[SizeExpression, ...]
+    labels: tuple[Label, ...]
+    parameters: tuple[ParameterTemplate, ...]
+    buffers: tuple[tuple[str, SizeExpression], ...]
+    parts: dict[str, PartProgram]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for storage."""
+        return {
+            "format": 1,
+            "key": {name: getattr(self.key, name) for name in ProfileKey.__slots__},
+            "stack": self.stack,
+            "base_layers": self.base_layers,
+            "sizes": [e.to_json() for e in self.sizes],
+            "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],
+            "parameters": [
+                [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters
+            ],
+            "buffers": [[name, e.to_json()] for name, e in self.buffers],
+            "columns": list(COLUMNS),
+            "parts": {
+                name: [segment.T.tolist() for segment in (part.prefix, part.body, part.suffix)]
+                for name, part in self.parts.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "EventProgram":
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: the format is not the one this version reads.
+        """
+        if data.get("format") != 1 or data.get("columns") != list(COLUMNS):
+            raise ValueError(f"profile format {data.get('format')!r} is not readable here; this version reads 1")
+        return cls(
+            key=ProfileKey(**data["key"]),
+            stack=data["stack"],
+            base_layers=data["base_layers"],
+            sizes=tuple(SizeExpression.from_json(e) for e in data["sizes"]),
+            labels=tuple(Label(*x) for x in data["labels"]),
+            parameters=tuple(
+                ParameterTemplate(n, tuple(SizeExpression.from_json(e) for e in shape), role, nbytes)
+                for n, shape, role, nbytes in data["parameters"]
+            ),
+            buffers=tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
+            parts={
+                name: PartProgram(*(np.array(s, dtype=np.int64).reshape(len(COLUMNS), -1).T for s in segments))
+                for name, segments in data["parts"].items()
+            },
+        )

@@ -1,0 +1,253 @@
+"""Compile an event program from shallow traces at a few dims.
+
+1. At one point, trace depths L0, L0+1, L0+2. Longest common prefix and suffix of the token lists of L0 and L0+1
+   overlap; cut in the middle of the overlap; the difference is one layer's body.
+2. Each reference of a free to its allocation is affine in (K, k); fit on the three depths.
+3. At further points, trace depth L0+1 only; token for token the structure is the same and the sizes give each
+   token's expression.
+Whatever does not follow this pattern raises `StructureError`: such a stack needs a direct trace.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from whatfits.estimator.profile.expressions import SizeExpression
+from whatfits.estimator.profile.program import (
+    PARTS,
+    EventProgram,
+    IntArray,
+    Label,
+    ParameterTemplate,
+    PartProgram,
+    ProfileKey,
+    Token,
+)
+from whatfits.profiler.trace.events import Alloc, Free, Trace
+from whatfits.profiler.trace.sizes import SizeFitter
+from whatfits.profiler.trace.training_step import Dims, StepOptions, trace_micro_batch
+
+__all__ = ["BASE_LAYERS", "StructureError", "compile_program", "flatten"]
+
+BASE_LAYERS = 3
+_MARKS = {"layer_enter": Token.LAYER_ENTER, "layer_exit": Token.LAYER_EXIT, "gradient_ready": Token.GRADIENT_READY}
+_LAYER = re.compile(r"(?<=layers\.)\d+")
+
+
+class StructureError(ValueError):
+    """The traces do not follow prefix, body x n, suffix with affine references."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlatToken:
+    """A token with everything that must agree between traces of one class; `nbytes` only between equal dims."""
+
+    kind: Token
+    label: Label | str
+    nbytes: int
+    ref: tuple[str, int] | None
+
+    def same_structure(self, other: "FlatToken") -> bool:
+        """Equal but for size and reference."""
+        return self.kind == other.kind and self.label == other.label
+
+    def matches(self, other: "FlatToken") -> bool:
+        """Equal but for reference."""
+        return self.same_structure(other) and self.nbytes == other.nbytes
+
+
+Flat = dict[str, list[FlatToken]]
+
+
+def flatten(trace: Trace) -> Flat:
+    """Token lists with layer numbers removed and references as (part, position)."""
+    where: dict[int, tuple[str, int]] = {}
+    flat: Flat = {}
+    for part in PARTS:
+        flat[part] = []
+        for position, token in enumerate(trace.parts[part]):
+            if isinstance(token, Alloc):
+                where[token.block] = (part, position)
+                label = Label(token.op, _LAYER.sub("*", token.module), token.phase, token.category)
+                flat[part].append(FlatToken(Token.ALLOC, label, token.nbytes, None))
+            elif isinstance(token, Free):
+                flat[part].append(FlatToken(Token.FREE, "", 0, where[token.block]))
+            else:
+                ref = where[token.block] if token.block >= 0 else None
+                flat[part].append(FlatToken(_MARKS[token.kind], _LAYER.sub("*", token.name), 0, ref))
+    return flat
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a part's body starts and how long it is."""
+
+    start: int
+    body: int
+
+    def source(self, length_at_base: int) -> list[tuple[str, int]]:
+        """Segment and offset of each token at base + 1 layers."""
+        return [
+            *(("prefix", j) for j in range(self.start)),
+            *(("body", j) for j in range(self.body)),
+            *(("suffix", j) for j in range(length_at_base - self.start)),
+        ]
+
+    def index(self, segment: str, offset: int, repeats: int, repeat: int) -> int:
+        """Position in the part at a depth."""
+        if segment == "prefix":
+            return offset
+        if segment == "body":
+            return self.start + repeat * self.body + offset
+        return self.start + repeats * self.body + offset
+
+
+def find_cut(base: Sequence[FlatToken], deeper: Sequence[FlatToken]) -> Cut:
+    """Split a part into prefix, body and suffix from its token lists at two consecutive depths."""
+    body = len(deeper) - len(base)
+    pairs = list(zip(base, deeper, strict=False))
+    prefix = next((j for j, (x, y) in enumerate(pairs) if not x.matches(y)), len(base))
+    backwards = list(zip(reversed(base), reversed(deeper), strict=False))
+    suffix = next((j for j, (x, y) in enumerate(backwards) if not x.matches(y)), len(base))
+    if body < 0 or prefix + suffix < len(base):
+        raise StructureError(f"no repeating body: {len(base)} and {len(deeper)} tokens share {prefix} + {suffix}")
+    return Cut((len(base) - suffix + prefix) // 2, body)
+
+
+def _fit_reference(observed: list[tuple[int, int, int]]) -> tuple[int, int, int]:
+    """Integers (c0, cK, ck) with position = c0 + cK K + ck k for all observed (K, k, position)."""
+    rows = np.array([[1, total, repeat] for total, repeat, _ in observed], dtype=np.float64)
+    positions = np.array([p for _, _, p in observed], dtype=np.float64)
+    solution = np.rint(np.linalg.lstsq(rows, positions, rcond=None)[0]).astype(np.int64)
+    if not (rows.astype(np.int64) @ solution == positions.astype(np.int64)).all():
+        raise StructureError(f"a reference is not affine in depth: {observed}")
+    return int(solution[0]), int(solution[1]), int(solution[2])
+
+
+def _references(flats: dict[int, Flat], cuts: dict[str, Cut], part: str, segment: str, offset: int) -> IntArray:
+    """Columns ref_part, c0, c_total, c_repeat of one token, from all depths."""
+    observed: list[tuple[int, int, int]] = []
+    parts: set[str] = set()
+    for depth, flat in flats.items():
+        repeats = depth - BASE_LAYERS
+        for repeat in range(repeats if segment == "body" else 1):
+            token = flat[part][cuts[part].index(segment, offset, repeats, repeat)]
+            if token.ref is not None:
+                parts.add(token.ref[0])
+                observed.append((repeats, repeat, token.ref[1]))
+    if not observed:
+        return np.array([-1, 0, 0, 0], dtype=np.int64)
+    if len(parts) != 1:
+        raise StructureError(f"a token in {part} refers to several parts: {sorted(parts)}")
+    return np.array([PARTS.index(parts.pop()), *_fit_reference(observed)], dtype=np.int64)
+
+
+def compile_program(
+    key: ProfileKey, options: StepOptions, points: Sequence[Dims], symbols: Sequence[str], stack: dict[str, str]
+) -> EventProgram:
+    """Trace and compile one structure class.
+
+    Args:
+        key: name of the class.
+        options: how to build the traced model.
+        points: dims (without L) at which sizes are observed; the first also gives the structure.
+        symbols: the symbols sizes may depend on.
+        stack: library versions the traces were made with.
+
+    Raises:
+        StructureError: the class does not follow the pattern.
+        SizeFitError: a size has no expression of the searched form.
+    """
+    depths = range(BASE_LAYERS, BASE_LAYERS + 4)
+    traces = {depth: trace_micro_batch({**points[0], "L": depth}, options) for depth in depths}
+    flats = {depth: flatten(trace) for depth, trace in traces.items()}
+    base, deeper = flats[BASE_LAYERS], flats[BASE_LAYERS + 1]
+    cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
+    others = [trace_micro_batch({**p, "L": BASE_LAYERS + 1}, options) for p in points[1:]]
+    observed = [deeper, *(flatten(trace) for trace in others)]
+    for flat in observed[1:]:
+        _require_same_structure(deeper, flat)
+    fitter = SizeFitter(points, symbols)
+    builder = _Builder(_templates([traces[BASE_LAYERS + 1], *others], fitter))
+    parts = {}
+    for part in PARTS:
+        rows: dict[str, list[IntArray]] = {"prefix": [], "body": [], "suffix": []}
+        for position, (segment, offset) in enumerate(cuts[part].source(len(base[part]))):
+            token = deeper[part][position]
+            size = [flat[part][position].nbytes for flat in observed]
+            head = builder.head(token, fitter.fit(size) if token.kind == Token.ALLOC else None)
+            rows[segment].append(np.concatenate([head, _references(flats, cuts, part, segment, offset)]))
+        parts[part] = PartProgram(*(np.array(rows[s], dtype=np.int64).reshape(-1, 7) for s in rows))
+    _require_same_tokens(flats, cuts)
+    first = [traces[BASE_LAYERS + 1], *others]
+    return EventProgram(
+        key=key,
+        stack=stack,
+        base_layers=BASE_LAYERS,
+        sizes=tuple(builder.sizes),
+        labels=tuple(builder.labels),
+        parameters=builder.parameters,
+        buffers=tuple(
+            (name, fitter.fit([t.buffers[j][1] for t in first])) for j, (name, _) in enumerate(first[0].buffers)
+        ),
+        parts=parts,
+    )
+
+
+class _Builder:
+    """Collects the distinct sizes and labels of a program."""
+
+    def __init__(self, parameters: tuple[ParameterTemplate, ...]) -> None:
+        self.parameters = parameters
+        self.sizes: dict[SizeExpression, int] = {}
+        self.labels: dict[Label, int] = {}
+        self._template = {p.name: j for j, p in enumerate(parameters)}
+
+    def head(self, token: FlatToken, size: SizeExpression | None) -> IntArray:
+        """Columns kind, size, label of one token."""
+        size_index = label_index = -1
+        if size is not None and isinstance(token.label, Label):
+            size_index = self.sizes.setdefault(size, len(self.sizes))
+            label_index = self.labels.setdefault(token.label, len(self.labels))
+        elif token.kind == Token.GRADIENT_READY:
+            label_index = self._template[str(token.label)]
+        return np.array([token.kind, size_index, label_index], dtype=np.int64)
+
+
+def _templates(traces: Sequence[Trace], fitter: SizeFitter) -> tuple[ParameterTemplate, ...]:
+    """Parameters with `*` for the layer, shapes as expressions."""
+    templates: dict[str, ParameterTemplate] = {}
+    for j, (name, shape, element_bytes, role) in enumerate(traces[0].parameters):
+        general = _LAYER.sub("*", name)
+        if general not in templates:
+            dims = tuple(fitter.fit([t.parameters[j][1][axis] for t in traces]) for axis in range(len(shape)))
+            templates[general] = ParameterTemplate(general, dims, role, element_bytes)
+    return tuple(templates.values())
+
+
+def _require_same_structure(expected: Flat, found: Flat) -> None:
+    """All points of a class must have the same tokens but for sizes."""
+    for part in PARTS:
+        if len(expected[part]) != len(found[part]):
+            raise StructureError(f"{part} has {len(found[part])} tokens at one point, {len(expected[part])} at another")
+        for position, (x, y) in enumerate(zip(expected[part], found[part], strict=True)):
+            if not x.same_structure(y) or x.ref != y.ref:
+                raise StructureError(f"{part} token {position} differs between points: {x} and {y}")
+
+
+def _require_same_tokens(flats: dict[int, Flat], cuts: dict[str, Cut]) -> None:
+    """Every traced depth must be prefix + body x K + suffix."""
+    deeper = flats[BASE_LAYERS + 1]
+    for depth, flat in flats.items():
+        repeats = depth - BASE_LAYERS
+        for part, cut in cuts.items():
+            head = deeper[part][: cut.start]
+            body = deeper[part][cut.start : cut.start + cut.body]
+            expected = [*head, *body * repeats, *deeper[part][cut.start + cut.body :]]
+            same = len(expected) == len(flat[part]) and all(
+                x.matches(y) for x, y in zip(expected, flat[part], strict=True)
+            )
+            if not same:
+                raise StructureError(f"{part} at {depth} layers is not prefix + body x {repeats} + suffix")

@@ -1,0 +1,87 @@
+"""Fit byte sizes seen at several points to exact expressions in the symbols: an integer times one monomial.
+
+Two expressions that agree on all points are told apart by choosing points with unrelated odd dims; a size that no
+single monomial explains is tried as a sum of two (a padded label tensor is 8 b s + 8 b).
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
+
+__all__ = ["SizeFitError", "SizeFitter"]
+
+Monomial = tuple[tuple[str, int], ...]
+
+
+class SizeFitError(ValueError):
+    """A size that no expression of the searched form explains exactly."""
+
+
+def _monomials(symbols: Sequence[str]) -> list[Monomial]:
+    """Candidates in order of simplicity: batch and sequence powers times up to three distinct dims."""
+    dims = [x for x in symbols if x in "hiakdV"]
+    batch_powers = [0, 1] if "b" in symbols else [0]
+    found: list[Monomial] = []
+    for count in range(4):
+        for chosen in combinations(dims, count):
+            for b in batch_powers:
+                found.extend(
+                    _monomial([("b", b), ("s", s), *((x, 1) for x in chosen)]) for s in (0, 1, 2)
+                )
+    for b in batch_powers:  # the flash kernel's padded scratch
+        found.append(_monomial([("b", b), ("a", 1), ("s128", 1)]))
+        found.append(_monomial([("b", b), ("a", 1), ("s128", 1), ("d32", 1)]))
+    return sorted(found, key=lambda m: (sum(e for _, e in m), len(m)))
+
+
+def _monomial(powers: list[tuple[str, int]]) -> Monomial:
+    return tuple((x, e) for x, e in powers if e)
+
+
+class SizeFitter:
+    """Fits vectors of sizes, one entry per point."""
+
+    def __init__(self, points: Sequence[Mapping[str, int]], symbols: Sequence[str]) -> None:
+        self.points = [with_derived_symbols(p) for p in points]
+        self.monomials = _monomials(symbols)
+        self.values: NDArray[np.int64] = np.array(
+            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self.monomials], dtype=np.int64
+        )
+        self._known: dict[tuple[int, ...], SizeExpression] = {}
+
+    def fit(self, sizes: Sequence[int]) -> SizeExpression:
+        """Expression equal to the sizes at every point.
+
+        Raises:
+            SizeFitError: none of the searched form is.
+        """
+        key = tuple(sizes)
+        if key not in self._known:
+            self._known[key] = self._search(np.array(sizes, dtype=np.int64))
+        return self._known[key]
+
+    def _search(self, sizes: NDArray[np.int64]) -> SizeExpression:
+        single = self._single(sizes)
+        if single is not None:
+            return single
+        low_order = [j for j, m in enumerate(self.monomials) if all(x in ("b", "s") for x, _ in m)]
+        for j in low_order:
+            for coefficient in (1, 2, 4, 8, 16):
+                rest = sizes - coefficient * self.values[j]
+                other = self._single(rest) if (rest > 0).all() else None
+                if other is not None:
+                    return SizeExpression((*other.terms, (coefficient, self.monomials[j])))
+        raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
+
+    def _single(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
+        quotient, remainder = np.divmod(sizes, self.values)
+        exact = (remainder == 0).all(axis=1) & (quotient == quotient[:, :1]).all(axis=1) & (quotient[:, 0] > 0)
+        matches = np.flatnonzero(exact)
+        if not len(matches):
+            return None
+        best = int(matches[0])
+        return SizeExpression(((int(quotient[best, 0]), self.monomials[best]),))

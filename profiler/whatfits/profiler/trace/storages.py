@@ -1,0 +1,113 @@
+"""Record every storage that an unchanged PyTorch program allocates and frees.
+
+The mode sits below autograd, so it sees each ATen call of forward, backward and checkpoint recompute.
+A storage is new when one of an op's outputs holds it for the first time; it is freed when its last
+reference dies, which a weak reference to the storage reports at once (reference counting, no garbage
+collector: the tracer disables the collector while it records).
+
+Tensor ops that behave differently on a CUDA device than on `meta` go through the hooks of
+`cuda_differences`.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from whatfits.profiler.trace.events import Alloc, Free, Mark, MarkKind, Phase, Token
+
+Temporaries = Callable[[Any, tuple[Any, ...]], list[int]]
+"""Given an op and its arguments, the bytes of the op's hidden device temporaries, in allocation order."""
+
+
+class StorageRecorder(TorchDispatchMode):
+    """Dispatch mode that appends an `Alloc` or `Free` per storage to the current part's token list."""
+
+    def __init__(
+        self,
+        *,
+        current_module: Callable[[], str],
+        temporaries: Temporaries,
+        accumulate_in_place: Callable[[Any, tuple[Any, ...], "StorageRecorder"], bool],
+        scalar_answer: Callable[[torch.Tensor], Any] | None,
+    ) -> None:
+        super().__init__()
+        self.phase: Phase = "forward"
+        self.tokens: list[Token] = []
+        self.producer: dict[int, int | None] = {}
+        self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._next_block = 0
+        self._current_module = current_module
+        self._temporaries = temporaries
+        self._accumulate_in_place = accumulate_in_place
+        self._scalar_answer = scalar_answer
+
+    def start_part(self) -> list[Token]:
+        """Begin a new token list and return it."""
+        self.tokens = []
+        return self.tokens
+
+    def block_of(self, tensor: torch.Tensor) -> int | None:
+        """Number of the recorded block behind a tensor, None for storages that existed before."""
+        entry = self._live.get(tensor.untyped_storage()._cdata)
+        return None if entry is None or entry[0] < 0 else entry[0]
+
+    def ignore(self, tensor: torch.Tensor) -> None:
+        """Declare a storage that exists already (parameters, buffers): it is never an event."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        self._live[key] = (-1, weakref.ref(storage, lambda _: self._live.pop(key, None)))
+
+    def mark(self, kind: MarkKind, name: str, block: int = -1) -> None:
+        """Append a marker."""
+        self.tokens.append(Mark(kind, name, block))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and self._scalar_answer is not None:
+            return self._scalar_answer(args[0])
+        if self.phase == "backward" and self._accumulate_in_place(func, args, self):
+            args[0].add_(args[1])
+            return args[0]
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._record(leaf, name)
+        self._record_temporaries(name, self._temporaries(func, args))
+        return result
+
+    def _record(self, tensor: torch.Tensor, op: str) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._live:
+            return
+        if storage.nbytes() == 0:  # the device allocator never sees these
+            self.ignore(tensor)
+            return
+        block = self._new_block(storage.nbytes(), op, internal=False)
+        node = torch._C._current_autograd_node()
+        self.producer[block] = None if node is None else id(node)
+        self._live[key] = (block, weakref.ref(storage, lambda _, key=key, block=block: self._free(key, block)))
+
+    def _record_temporaries(self, op: str, sizes: list[int]) -> None:
+        blocks = [self._new_block(nbytes, op, internal=True) for nbytes in sizes]
+        self.tokens.extend(Free(block) for block in reversed(blocks))
+
+    def _new_block(self, nbytes: int, op: str, *, internal: bool) -> int:
+        block, self._next_block = self._next_block, self._next_block + 1
+        recompute = self.phase == "backward" and torch.is_grad_enabled()
+        self.tokens.append(
+            Alloc(block, nbytes, op, self._current_module(), self.phase, recompute=recompute, internal=internal)
+        )
+        return block
+
+    def _free(self, key: int, block: int) -> None:
+        self.tokens.append(Free(block))
+        entry = self._live.get(key)
+        if entry is not None and entry[0] == block:
+            del self._live[key]

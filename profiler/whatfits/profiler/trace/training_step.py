@@ -1,0 +1,193 @@
+"""Trace micro-batches of the default training loop around an unchanged Hugging Face causal language model.
+
+The loop traced here, with the conventions that change bytes: token ids and labels arrive as two int64 tensors, no
+attention mask is passed, only the loss is kept from the model's output, and the step ends by dropping the loss and
+the inputs. The optimizer is not part of it.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from whatfits.profiler.trace.cuda_differences import (
+    accumulates_in_place,
+    cuda_semantics,
+    flash_backward_temporaries,
+)
+from whatfits.profiler.trace.events import Alloc, Free, Mark, Token, Trace
+from whatfits.profiler.trace.modules import ModuleTracker
+from whatfits.profiler.trace.storages import StorageRecorder
+
+Dims = dict[str, int]
+"""Values of the symbols: L layers, h hidden, i intermediate, a heads, k kv heads, d head dim, V vocabulary,
+b micro-batch, s sequence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """What makes two traces structurally different, apart from the dims."""
+
+    tie_embeddings: bool = False
+    checkpointing: bool = False
+    dtype: torch.dtype = torch.bfloat16
+
+
+def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Module:
+    """Instantiate `LlamaForCausalLM` with the given dims in training mode, without allocating weights on `meta`."""
+    config = LlamaConfig(
+        num_hidden_layers=dims["L"],
+        hidden_size=dims["h"],
+        intermediate_size=dims["i"],
+        num_attention_heads=dims["a"],
+        num_key_value_heads=dims["k"],
+        head_dim=dims["d"],
+        vocab_size=dims["V"],
+        tie_word_embeddings=options.tie_embeddings,
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=None,
+        use_cache=False,
+    )
+    with torch.device(device):
+        model = LlamaForCausalLM._from_config(config, dtype=options.dtype, attn_implementation="sdpa")
+    if options.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+    built: nn.Module = model
+    return built
+
+
+def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
+    """linear, embedding, head or vector: the distinction optimizers make."""
+    if parameter.ndim < 2:  # noqa: PLR2004
+        return "vector"
+    owner = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(owner, nn.Embedding):
+        return "embedding"
+    return "head" if owner is getattr(model, "lm_head", None) else "linear"
+
+
+ReadyHook = Callable[[str, nn.Parameter], None]
+
+
+class MicroBatchTracer:
+    """Runs micro-batches of one model under a recorder and keeps what ties tokens to parameters and modules."""
+
+    def __init__(self, model: nn.Module, *, on_ready: ReadyHook | None = None) -> None:
+        self.model = model
+        self.names = {id(p): n for n, p in model.named_parameters()}
+        self.tracker = ModuleTracker(model)
+        self.layer_names = {n for n, _ in model.named_modules() if n.rpartition(".")[0].endswith("layers")}
+        self.on_ready = on_ready
+        self.recorder = StorageRecorder(
+            current_module=self.tracker.current,
+            temporaries=flash_backward_temporaries,
+            accumulate_in_place=accumulates_in_place,
+            scalar_answer=lambda _tensor: True,
+        )
+        for tensor in [*model.parameters(), *model.buffers()]:
+            self.recorder.ignore(tensor)
+
+    def micro_batch(self, batch: int, seq_len: int) -> dict[str, list[Token]]:
+        """Trace one forward, backward and end of step; returns the tokens by part."""
+        parts: dict[str, list[Token]] = {}
+        device = next(self.model.parameters()).device
+        with self._instrumented(), self.recorder:
+            parts["forward"] = self.recorder.start_part()
+            self.recorder.phase = "forward"
+            input_ids = torch.empty(batch, seq_len, dtype=torch.int64, device=device)
+            labels = torch.empty(batch, seq_len, dtype=torch.int64, device=device)
+            loss = self.model(input_ids=input_ids, labels=labels).loss
+            parts["backward"] = self.recorder.start_part()
+            self.recorder.phase = "backward"
+            loss.backward()
+            parts["end"] = self.recorder.start_part()
+            self.recorder.phase = "end"
+            del loss, input_ids, labels
+            self.recorder.start_part()
+        return parts
+
+    @contextmanager
+    def _instrumented(self) -> Iterator[None]:
+        handles = [p.register_post_accumulate_grad_hook(self._gradient_ready) for p in self.model.parameters()]
+        original = self.model.loss_function
+
+        def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:
+            self.recorder.phase = "loss"
+            self.tracker.enter("loss")
+            try:
+                result: torch.Tensor = original(*args, **kwargs)
+            finally:
+                self.tracker.leave()
+            return result
+
+        self.model.loss_function = loss_function  # type: ignore[assignment]
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            with cuda_semantics(), self.tracker.follow(self._enter, self._exit):
+                yield
+        finally:
+            if was_enabled:
+                gc.enable()
+            self.model.loss_function = original
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, name: str) -> None:
+        if name in self.layer_names:
+            self.recorder.mark("layer_enter", name)
+
+    def _exit(self, name: str) -> None:
+        if name in self.layer_names:
+            self.recorder.mark("layer_exit", name)
+
+    def _gradient_ready(self, parameter: nn.Parameter) -> None:
+        assert parameter.grad is not None
+        block = self.recorder.block_of(parameter.grad)
+        name = self.names[id(parameter)]
+        self.recorder.mark("gradient_ready", name, -1 if block is None else block)
+        if self.on_ready is not None:
+            self.on_ready(name, parameter)
+
+
+def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
+    """Trace the first micro-batch of a step, gradients kept, and decide each allocation's category."""
+    model = build_model(dims, options)
+    parts = MicroBatchTracer(model).micro_batch(dims["b"], dims["s"])
+    assign_categories(parts)
+    return Trace(
+        parts=parts,
+        parameters=tuple(
+            (n, tuple(p.shape), p.element_size(), parameter_role(model, n, p)) for n, p in model.named_parameters()
+        ),
+        buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
+    )
+
+
+def assign_categories(parts: dict[str, list[Token]]) -> None:
+    """Name what each allocation is for.
+
+    gradients: the storage behind a parameter's gradient; logits_and_loss: the head, the loss and their backward;
+    activations: made by forward (or by recompute) and alive when that forward ends; temporaries: the rest.
+    """
+    gradients = {t.block for p in parts.values() for t in p if isinstance(t, Mark) and t.kind == "gradient_ready"}
+    freed_in = {t.block: part for part, tokens in parts.items() for t in tokens if isinstance(t, Free)}
+    for part, tokens in parts.items():
+        for token in tokens:
+            if not isinstance(token, Alloc):
+                continue
+            if token.block in gradients:
+                token.category = "gradients"
+            elif token.module in ("lm_head", "loss"):
+                token.category = "logits_and_loss"
+            elif token.recompute or (part == "forward" and freed_in.get(token.block) != "forward"):
+                token.category = "activations"
+            else:
+                token.category = "temporaries"
