@@ -4,7 +4,7 @@ import re
 
 from whatfits.estimator.catalog.gpus import resolve_gpu
 from whatfits.estimator.errors import InputError
-from whatfits.estimator.specs.hardware import DEFAULT_GPUS_PER_NODE, HardwareSpec
+from whatfits.estimator.specs.hardware import DEFAULT_GPUS_PER_NODE, GpuSpec, HardwareSpec
 
 __all__ = ["parse_gpus"]
 
@@ -29,10 +29,22 @@ def parse_gpus(text: str, *, field: str = "gpus") -> tuple[HardwareSpec, list[st
     num_gpus = counts[0] * counts[-1] if len(counts) == 2 else (counts[0] if counts else 1)
     if not 1 <= num_gpus <= _MOST_GPUS:
         raise InputError(field, text, _ACCEPTED, reason=f"{text!r} is {num_gpus} GPUs, not 1 to {_MOST_GPUS}")
-    gpu, assumptions = resolve_gpu(name, field=field)
+    gpu, assumptions = _resolve(name, text, field)
     per_node = counts[1] if len(counts) == 2 else min(num_gpus, DEFAULT_GPUS_PER_NODE)
     if num_gpus % per_node:
         accepted = f"a multiple of {per_node} GPUs, or nodes x GPUs such as 2x{num_gpus // 2}x{gpu.id}"
         reason = f"{num_gpus} GPUs do not fill machines of {per_node}"
         raise InputError(field, text, accepted, reason=reason)
     return HardwareSpec(gpu=gpu.id, num_gpus=num_gpus, gpus_per_node=per_node), list(assumptions)
+
+
+def _resolve(name: str, text: str, field: str) -> tuple[GpuSpec, tuple[str, ...]]:
+    """The GPU of the text; an error names the whole text and suggests whole texts, ready to copy."""
+    try:
+        return resolve_gpu(name, field=field)
+    except InputError as error:
+        counts = text[: text.rindex(name)].strip()
+        suggestions = [counts + suggestion for suggestion in error.suggestions]
+        raise type(error)(
+            field, text, error.accepted, reason=error.reason, suggestions=suggestions
+        ) from error

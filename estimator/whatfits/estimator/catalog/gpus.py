@@ -86,11 +86,12 @@ def _unknown(name: str, field: str) -> UnknownNameError:
 
 
 def _ambiguous(name: str, matches: tuple[GpuSpec, ...], field: str) -> InputError:
-    sizes = ", ".join(f"{size // GB} GB" for size in sorted({gpu.marketed_bytes for gpu in matches}))
+    matches = tuple(sorted(matches, key=lambda gpu: (gpu.marketed_bytes, _preference(gpu))))
+    sizes = " and ".join(f"{size // GB} GB" for size in sorted({gpu.marketed_bytes for gpu in matches}))
     return InputError(
         field,
         name,
-        "one of " + ", ".join(gpu.id for gpu in matches),
+        "a name with the memory size",
         reason=f"{name!r} comes with {sizes}, and the answer depends on which",
         suggestions=tuple(gpu.id for gpu in matches),
     )

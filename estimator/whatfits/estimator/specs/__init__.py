@@ -32,8 +32,16 @@ from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec, LinkSpec
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
 from whatfits.estimator.specs.plan import Candidate, Plan, PlanRequest, Rejection
+from whatfits.estimator.specs.precision import PrecisionDtypes, expand_precision
+from whatfits.estimator.specs.rules import assumptions_of, check_model, check_optimizer, check_run
 from whatfits.estimator.specs.run import RunSpec
+from whatfits.estimator.specs.support import (
+    require_supported,
+    require_supported_gpu,
+    require_supported_request,
+)
 from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, AdapterSpec, OptimizerSpec, TrainingSpec
+from whatfits.estimator.specs.validation import describe_errors, input_errors
 
 __all__ = [
     "DEFAULT_SEQ_LEN",
@@ -66,6 +74,7 @@ __all__ = [
     "Plan",
     "PlanRequest",
     "Precision",
+    "PrecisionDtypes",
     "Provenance",
     "Rejection",
     "RunSpec",
@@ -74,4 +83,14 @@ __all__ = [
     "TimeEstimate",
     "TrainingSpec",
     "Verdict",
+    "assumptions_of",
+    "check_model",
+    "check_optimizer",
+    "check_run",
+    "describe_errors",
+    "expand_precision",
+    "input_errors",
+    "require_supported",
+    "require_supported_gpu",
+    "require_supported_request",
 ]

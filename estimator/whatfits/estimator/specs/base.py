@@ -1,10 +1,36 @@
 """What all specs share: immutable, and an unknown key is an error."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-__all__ = ["ByteCount", "Degree", "PositiveInt", "Spec"]
+__all__ = [
+    "BY_SHAPE",
+    "LIST",
+    "OBJECT",
+    "TEXT",
+    "ByteCount",
+    "Degree",
+    "ModelReference",
+    "PositiveInt",
+    "Spec",
+]
+
+TEXT, LIST, OBJECT = Tag("text"), Tag("list"), Tag("object")
+"""The branches of a field that takes several JSON shapes."""
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, str):
+        return TEXT.tag
+    return LIST.tag if isinstance(value, list | tuple) else OBJECT.tag
+
+
+BY_SHAPE = Discriminator(_shape)
+"""Pick the branch by the shape of what was given, so that an error speaks of that branch alone."""
+
+ModelReference = Annotated[Annotated[str, TEXT] | Annotated[dict[str, Any], OBJECT], BY_SHAPE]
+"""A catalog name, or the content of a Hugging Face config.json (arbitrary JSON; the catalog checks what matters)."""
 
 PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 """A count of at least one; text and fractions are refused rather than converted."""

@@ -1,10 +1,10 @@
 """The search: what is asked for a budget, and the ranked answer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from whatfits.estimator.specs.base import PositiveInt, Spec
+from whatfits.estimator.specs.base import BY_SHAPE, LIST, OBJECT, TEXT, ModelReference, PositiveInt, Spec
 from whatfits.estimator.specs.enums import Framework, Method, Objective, OptimizerName, Precision
 from whatfits.estimator.specs.estimate import Estimate
 from whatfits.estimator.specs.hardware import HardwareSpec
@@ -19,16 +19,18 @@ DEFAULT_LIMIT = 20
 class PlanRequest(Spec):
     """What to search over."""
 
-    # A Hugging Face config holds whatever its model needs; the catalog checks the keys that matter.
-    model: str | dict[str, Any]
+    model: ModelReference
     """A catalog name, or the content of a Hugging Face config.json."""
-    hardware: HardwareSpec | str
+    hardware: Annotated[Annotated[HardwareSpec, OBJECT] | Annotated[str, TEXT], BY_SHAPE]
     """The GPUs, or the short form such as "8xa100-80gb"."""
     seq_len: PositiveInt | None = None
     """Tokens per sequence; 2048, or the model's maximum if that is shorter, when left out."""
     global_batch_size: PositiveInt | None = None
     """Sequences per optimizer step over all GPUs; free when left out."""
-    optimizers: Annotated[tuple[OptimizerName, ...], Field(min_length=1)] | Literal["all"] = "all"
+    optimizers: Annotated[
+        Annotated[tuple[OptimizerName, ...], Field(min_length=1), LIST] | Annotated[Literal["all"], TEXT],
+        BY_SHAPE,
+    ] = "all"
     """Optimizers to try."""
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     """Ranks to try for low-rank methods; each method's own choice when left out."""

@@ -1,8 +1,6 @@
 """One answerable question: model, training, parallelism and hardware together."""
 
-from typing import Any
-
-from whatfits.estimator.specs.base import Spec
+from whatfits.estimator.specs.base import ModelReference, Spec
 from whatfits.estimator.specs.enums import AllocatorMode
 from whatfits.estimator.specs.hardware import HardwareSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
@@ -14,8 +12,7 @@ __all__ = ["RunSpec"]
 class RunSpec(Spec):
     """What is asked."""
 
-    # A Hugging Face config holds whatever its model needs; the catalog checks the keys that matter.
-    model: str | dict[str, Any]
+    model: ModelReference
     """A catalog name, or the content of a Hugging Face config.json."""
     training: TrainingSpec = TrainingSpec()
     """How it is trained."""
