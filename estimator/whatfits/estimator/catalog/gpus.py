@@ -72,9 +72,10 @@ def _preference(gpu: GpuSpec) -> int:
 
 
 def _unknown(name: str, field: str) -> UnknownNameError:
-    spellings = {
-        spelling: gpu.id for gpu in load_gpus().values() for spelling in (gpu.id, gpu.family, *gpu.aliases)
-    }
+    spellings: dict[str, str] = {}
+    for gpu in sorted(load_gpus().values(), key=lambda gpu: (not gpu.default_for, _preference(gpu))):
+        for spelling in (gpu.id, gpu.family, *gpu.aliases):
+            spellings.setdefault(spelling, gpu.id)
     close = dict.fromkeys(spellings[match] for match in near_matches(name, spellings, limit=8))
     return UnknownNameError(
         field,

@@ -7,14 +7,11 @@ from whatfits.estimator.catalog.gpu_text import parse_gpus
 from whatfits.estimator.catalog.gpus import resolve_gpu
 from whatfits.estimator.catalog.models import resolve_model
 from whatfits.estimator.errors import InputError
+from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
+from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVAL
+from whatfits.estimator.memory.optimizers.registry import OPTIMIZERS
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
-from whatfits.estimator.specs.low_rank import (
-    DEFAULT_BLOCK_SIZE,
-    DEFAULT_PROJECTION_UPDATE_INTERVAL,
-    QUANTISED_OPTIMIZERS,
-    RANKED_OPTIMIZERS,
-    default_rank,
-)
+from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
 from whatfits.estimator.specs.plan import PlanRequest
@@ -111,10 +108,11 @@ def resolve_plan_request(request: PlanRequest) -> ResolvedPlanRequest:
 def fill_optimizer(optimizer: OptimizerSpec, hidden_size: int) -> OptimizerSpec:
     """The optimizer with the defaults of its method: rank, projection interval, quantisation block."""
     changes: dict[str, Any] = {}
-    if optimizer.name in RANKED_OPTIMIZERS:
-        changes["rank"] = optimizer.rank or default_rank(optimizer.name, hidden_size)
+    rule = OPTIMIZERS[optimizer.name].default_rank
+    if rule is not None:
+        changes["rank"] = optimizer.rank or rule.rank(hidden_size)
         changes["projection_update_interval"] = (
-            optimizer.projection_update_interval or DEFAULT_PROJECTION_UPDATE_INTERVAL
+            optimizer.projection_update_interval or DEFAULT_UPDATE_INTERVAL
         )
     if optimizer.name in QUANTISED_OPTIMIZERS:
         changes["block_size"] = optimizer.block_size or DEFAULT_BLOCK_SIZE

@@ -27,7 +27,14 @@ def describe_errors(
     root: type[BaseModel] | None,
 ) -> list[InputError]:
     """One `InputError` for each of pydantic's error entries on an input of type `root`."""
-    return [_describe(entry, root) for entry in errors]
+    entries = list(errors)
+    failed = {tuple(entry["loc"][:-1]) for entry in entries}
+    return [
+        _describe(entry, root)
+        for entry in entries
+        # A list whose items failed is reported as too short as well.
+        if not (entry["type"] == "too_short" and tuple(entry["loc"]) in failed)
+    ]
 
 
 def _describe(entry: Mapping[str, Any], root: type[BaseModel] | None) -> InputError:
@@ -52,6 +59,8 @@ def _describe(entry: Mapping[str, Any], root: type[BaseModel] | None) -> InputEr
     if kind == "json_invalid":
         reason = f"not valid JSON ({context.get('error', entry['msg'])})"
         return InputError(field, value, "a JSON object", reason=reason)
+    if kind == "too_short":
+        return InputError(field, value, f"at least {context['min_length']} item")
     if kind in ("model_type", "model_attributes_type"):
         return InputError(field, value, "an object")
     return InputError(
