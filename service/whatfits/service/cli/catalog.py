@@ -11,11 +11,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print every fact, with sou
 def models(text: Search = None, as_json: AsJson = False) -> None:
     """List the models of the catalog."""
     from whatfits.estimator.catalog import load_models
+    from whatfits.service.api.schemas import ModelList
     from whatfits.service.cli.output import print_json
 
-    rows = [model for model in load_models().values() if _matches(text, model.name, *model.aliases)]
+    rows = tuple(model for model in load_models().values() if _matches(text, model.name, *model.aliases))
     if as_json:
-        print_json(rows)
+        print_json(ModelList(items=rows))
     else:
         from whatfits.service.cli.render_catalog import render_models
 
@@ -25,11 +26,12 @@ def models(text: Search = None, as_json: AsJson = False) -> None:
 def gpus(text: Search = None, as_json: AsJson = False) -> None:
     """List the GPUs of the catalog, with the memory their driver reports."""
     from whatfits.estimator.catalog import load_gpus
+    from whatfits.service.api.schemas import GpuList
     from whatfits.service.cli.output import print_json
 
-    rows = [gpu for gpu in load_gpus().values() if _matches(text, gpu.id, gpu.name, *gpu.aliases)]
+    rows = tuple(gpu for gpu in load_gpus().values() if _matches(text, gpu.id, gpu.name, *gpu.aliases))
     if as_json:
-        print_json(rows)
+        print_json(GpuList(items=rows))
     else:
         from whatfits.service.cli.render_catalog import render_gpus
 
@@ -39,11 +41,13 @@ def gpus(text: Search = None, as_json: AsJson = False) -> None:
 def optimizers(text: Search = None, as_json: AsJson = False) -> None:
     """List the optimizers whose memory is modelled."""
     from whatfits.estimator.memory.optimizers import OPTIMIZERS
+    from whatfits.service.api.schemas import OptimizerList, describe_optimizer
     from whatfits.service.cli.output import print_json
 
-    rows = {str(name): facts for name, facts in OPTIMIZERS.items() if _matches(text, str(name), facts.title)}
+    known = (describe_optimizer(str(name), facts) for name, facts in OPTIMIZERS.items())
+    rows = tuple(entry for entry in known if _matches(text, entry.name, entry.title))
     if as_json:
-        print_json(rows)
+        print_json(OptimizerList(items=rows))
     else:
         from whatfits.service.cli.render_catalog import render_optimizers
 

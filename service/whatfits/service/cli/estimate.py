@@ -85,10 +85,10 @@ def estimate(
 def _answer(source: str | None, options: dict[str, Any]) -> "Estimate":  # Any: unchecked options
     """Estimate the run that a file, or else the options, describe."""
     from whatfits.estimator import estimate_run
-    from whatfits.estimator.catalog import parse_gpus
+    from whatfits.estimator.catalog import model_argument, parse_gpus
     from whatfits.estimator.errors import InputError
     from whatfits.estimator.specs import RunSpec
-    from whatfits.service.cli.questions import read_spec, resolve_model
+    from whatfits.service.cli.questions import read_spec
 
     if source is not None:
         if options:
@@ -100,7 +100,7 @@ def _answer(source: str | None, options: dict[str, Any]) -> "Estimate":  # Any: 
         if name not in options:
             raise InputError(flag, None, "SPEC.json, - or both --model and --gpus", reason="not given")
     hardware, assumptions = parse_gpus(options["hardware"])
-    run = {**options, "model": resolve_model(options["model"]), "hardware": hardware}
+    run = {**options, "model": model_argument(options["model"]), "hardware": hardware}
     answer = estimate_run(RunSpec.model_validate(run))
     known = answer.provenance.assumptions
     added = tuple(sentence for sentence in assumptions if sentence not in known)

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import typer
-from pydantic_core import to_json
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _WIDTH_WITHOUT_TERMINAL = 160
 
 
-def print_json(answer: object) -> None:
+def print_json(answer: BaseModel) -> None:
     """Print an answer as the JSON the REST API gives."""
-    _write(to_json(answer, indent=2).decode() + "\n")
+    _write(answer.model_dump_json(indent=2) + "\n")
 
 
 def print_rendered(*parts: "RenderableType") -> None:

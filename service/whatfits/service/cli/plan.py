@@ -41,12 +41,13 @@ def plan(
 ) -> None:
     """What fits on these GPUs, ranked; for the rest the reason and the smallest change that fits."""
     from whatfits.estimator import plan_runs
+    from whatfits.estimator.catalog import model_argument
     from whatfits.estimator.specs import PlanRequest, Verdict
     from whatfits.service.cli.output import print_json, warn
-    from whatfits.service.cli.questions import drop_unset, resolve_model
+    from whatfits.service.cli.questions import drop_unset
 
     question = drop_unset(
-        model=resolve_model(model),
+        model=model_argument(model),
         hardware=gpus,
         seq_len=seq_len,
         global_batch_size=global_batch_size,

@@ -1,12 +1,12 @@
 """The catalog as tables in a terminal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from rich.text import Text
 
-from whatfits.estimator.memory.optimizers import OptimizerFacts
 from whatfits.estimator.specs import GpuSpec, ModelSpec
 from whatfits.estimator.units import GIB, TERA, format_count
+from whatfits.service.api.schemas import OptimizerEntry
 from whatfits.service.cli.output import build_table, print_rendered
 
 _MODEL_NUMBERS = ("parameters", "layers", "hidden", "heads", "kv heads", "vocabulary", "max tokens")
@@ -49,13 +49,13 @@ def render_gpus(rows: Iterable[GpuSpec]) -> None:
     print_rendered(table, "", _MEMORY_NOTE)
 
 
-def render_optimizers(rows: Mapping[str, OptimizerFacts]) -> None:
-    """Print a line an optimizer."""
+def render_optimizers(rows: Iterable[OptimizerEntry]) -> None:
+    """Print a line an optimizer: whether it has a rank, and what it does."""
     table = build_table("optimizer", "title", "rank", "layer-wise", "what it does")
-    for name, facts in rows.items():
-        has_rank = "yes" if facts.has_rank else "-"
-        layerwise = "yes" if facts.layerwise_possible else "-"
-        table.add_row(name, facts.title, has_rank, layerwise, facts.summary)
+    for entry in rows:
+        has_rank = "yes" if entry.has_rank else "-"
+        layerwise = "yes" if entry.layerwise_possible else "-"
+        table.add_row(entry.name, entry.title, has_rank, layerwise, entry.summary)
     print_rendered(table)
 
 
