@@ -1,0 +1,51 @@
+"""The composition root: the API and the pages in one application, served on this machine's loopback."""
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from whatfits.service.app import create_app
+from whatfits.service.domain.planner import Planner
+from whatfits.service.settings import Settings, check_loopback
+from whatfits.web.client import connect_in_process
+from whatfits.web.routes import add_pages
+
+__all__ = ["build_server_app", "run"]
+
+
+def build_server_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI:
+    """The API with the pages mounted, which call the API without a network."""
+    app = create_app(settings, planner=planner)
+    add_pages(app, connect_in_process(app))
+    return app
+
+
+def run(host: str, port: int) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        InputError: `host` is not a loopback address.
+    """
+    settings = Settings(host=check_loopback(host), port=port)
+    configure_logging(json=settings.log_json)
+    uvicorn.run(build_server_app(settings), host=settings.host, port=settings.port, server_header=False)
+
+
+def configure_logging(*, json: bool) -> None:
+    """Write structured log lines, as JSON for machines or as text for people."""
+    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if json else _keep_event,
+            renderer,
+        ],
+    )
+
+
+def _keep_event(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return event

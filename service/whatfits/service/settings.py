@@ -1,0 +1,45 @@
+"""The server's settings: one frozen object, read from `WHATFITS_*` environment variables or given by the caller."""
+
+import ipaddress
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from whatfits.estimator.errors import InputError
+from whatfits.estimator.units import MIB
+
+LOOPBACK_CHOICES = ("127.0.0.1", "::1", "localhost")
+
+
+class Settings(BaseSettings):
+    """What the server may be told from outside. There are no secrets yet, hence loopback only."""
+
+    model_config = SettingsConfigDict(env_prefix="WHATFITS_", frozen=True, extra="ignore")
+
+    host: str = "127.0.0.1"
+    """Address to listen on; only loopback addresses are accepted, because there are no API keys yet."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """TCP port; 0 asks the system for a free one."""
+    max_body_bytes: int = Field(default=MIB, gt=0)
+    """Largest request body read; a larger one is answered with 413."""
+    log_json: bool = False
+    """Write log lines as JSON (for machines) and not as text (for people)."""
+
+
+def check_loopback(host: str) -> str:
+    """Return `host` if only this machine can reach it.
+
+    Raises:
+        InputError: `host` is reachable from elsewhere; without API keys that is refused.
+    """
+    if host == "localhost" or _is_loopback_address(host):
+        return host
+    accepted = "a loopback address (127.0.0.1, ::1 or localhost): the server has no API keys yet, so it does not listen elsewhere"
+    raise InputError(field="host", value=host, accepted=accepted)
+
+
+def _is_loopback_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

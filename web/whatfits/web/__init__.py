@@ -1,0 +1,1 @@
+"""The pages: server-rendered, a client of the REST API like any other."""
