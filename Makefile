@@ -13,7 +13,7 @@ WORKERS ?= 2
 TESTS ?= tests
 BIN := $(VENV)/bin
 SOURCES := estimator optim_impls profiler service web
-CHECKED := $(SOURCES) tests benchmarks
+CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
 
 .PHONY: help setup serve test check format verify bench profiles gpu-first clean
@@ -32,7 +32,7 @@ test: $(VENV)/.dev ## run the tests (make test TESTS=tests/estimator)
 check: $(VENV)/.dev ## format, lint, types, import contracts, dependencies, file lengths
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports
 	$(BIN)/deptry $(SOURCES)
 	@find $(CHECKED) -name '*.py' -exec wc -l {} + \
