@@ -151,13 +151,15 @@ def build_table(program: EventProgram) -> CountTable:
     depths = [first, first + 1, first + 2]
     live = [_live_counts(program, expand_structure(program, depth)) for depth in depths]
     rows = [_row_positions(program, depth - program.base_layers) for depth in depths]
-    at = [counts[positions] for counts, positions in zip(live, rows, strict=True)]
+    kind = expand_structure(program, first).kind[rows[0]]
+    # A parameter is updated while its gradient is still pending: its row counts what was live just before.
+    before = (kind == Token.GRADIENT_READY).astype(np.int64)
+    at = [counts[positions - before] for counts, positions in zip(live, rows, strict=True)]
     slope = at[1] - at[0]
     if not (at[2] - at[1] == slope).all():
         raise ValueError(f"live counts of {program.key.slug} are not affine in depth")
     events = expand_structure(program, first)
-    kind, label = events.kind[rows[0]], events.label[rows[0]]
-    parameter = np.where(kind == Token.GRADIENT_READY, label, -1)
+    parameter = np.where(kind == Token.GRADIENT_READY, events.label[rows[0]], -1)
     row_label = _label_of_rows(events, rows[0])
     keep = (kind == Token.ALLOC) | (parameter >= 0)
     chosen = np.flatnonzero(keep)

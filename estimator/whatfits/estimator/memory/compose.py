@@ -1,0 +1,199 @@
+"""One step's memory on one rank, put together from the count table, the optimizer and the placement.
+
+    peak = resting + max(first micro-batch, later micro-batches, optimizer step)
+
+resting: weights, buffers, optimizer states, communication buffers, cuBLAS workspaces. The optimizer step holds all
+gradients, what is left of the last micro-batch and the step's own temporaries; with a layer-wise update it is part
+of backward instead.
+"""
+
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.memory.device import cublas_workspace_bytes
+from whatfits.estimator.memory.optimizers import OptimizerProgram, ParameterTensor, StepPhase
+from whatfits.estimator.memory.parameters import build_parameters, gradient_bytes, shard_parameters
+from whatfits.estimator.memory.peak import (
+    FloatArray,
+    Gradients,
+    MicroBatchPeak,
+    live_during_step,
+    micro_batch_peak,
+)
+from whatfits.estimator.memory.placement import Placement, ddp_bucket_sizes, fsdp_buffers
+from whatfits.estimator.profile import CountTable
+from whatfits.estimator.specs import GpuSpec, ModelSpec
+from whatfits.estimator.units import round_allocation
+
+__all__ = ["CUBLAS_WORKSPACES", "PARAM_DTYPE_BYTES", "RankTensors", "Resting", "StepMemory", "StepPeaks"]
+
+PARAM_DTYPE_BYTES = 2
+"""Pure bf16: weights, gradients and states alike."""
+CUBLAS_WORKSPACES = 2
+"""One per thread that multiplies: the caller's and autograd's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resting:
+    """Bytes that stay on the device from step to step."""
+
+    weights: int
+    optimizer_states: int
+    communication_buffers: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """Sum of all terms."""
+        return sum(getattr(self, f.name) for f in fields(self))
+
+
+class RankTensors:
+    """Parameters of one rank: whole ones, and what of them is local under the placement."""
+
+    def __init__(self, table: CountTable, model: ModelSpec, placement: Placement, shard_degree: int) -> None:
+        self.table, self.model, self.placement, self.shard_degree = table, model, placement, shard_degree
+        self.whole: tuple[ParameterTensor, ...] = build_parameters(table.parameters, model.dims)
+
+    @cached_property
+    def local(self) -> tuple[ParameterTensor, ...]:
+        """What this rank holds and updates."""
+        return self.whole if self.shard_degree == 1 else shard_parameters(self.whole, self.shard_degree)
+
+    @cached_property
+    def buffer_bytes(self) -> list[int]:
+        """Non-trainable tensors of the module."""
+        return [int(e.evaluate(self.model.dims)) for _, e in self.table.buffers]
+
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Local weights and the buffers."""
+        buffers = sum(round_allocation(n) for n in self.buffer_bytes)
+        return gradient_bytes(self.local, PARAM_DTYPE_BYTES) + buffers
+
+    @cached_property
+    def gradient_bytes(self) -> int:
+        """Local gradients, all of them."""
+        return gradient_bytes(self.local, PARAM_DTYPE_BYTES)
+
+    @cached_property
+    def bucket_bytes(self) -> list[int]:
+        """DDP's buckets, empty elsewhere."""
+        if self.placement in (Placement.DDP, Placement.DDP_BUCKET_VIEW):
+            return ddp_bucket_sizes(self.whole, PARAM_DTYPE_BYTES)
+        return []
+
+    @cached_property
+    def phase_bytes(self) -> tuple[float, float]:
+        """FSDP's gathered weights and reduce buffers in forward and in backward."""
+        if self.placement is not Placement.FSDP:
+            return (0.0, 0.0)
+        buffers = fsdp_buffers(self.whole, PARAM_DTYPE_BYTES)
+        return (float(buffers.forward), float(buffers.backward))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPeaks:
+    """Peaks of many configurations, and where each lies. `row` is the table's row, -1 in the optimizer step."""
+
+    nbytes: FloatArray
+    row: NDArray[np.int64]
+    later_micro_batch: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepMemory:
+    """Evaluates the step of one optimizer on one rank's tensors for many micro-batches."""
+
+    tensors: RankTensors
+    optimizer: OptimizerProgram
+    layerwise: bool
+    gpu: GpuSpec
+    shared: dict[tuple[object, ...], MicroBatchPeak] = field(default_factory=dict)
+    """Micro-batch peaks that do not depend on the optimizer, to be shared between optimizers."""
+
+    def state_bytes(self) -> int:
+        """Optimizer states. A layer-wise update has one optimizer per parameter, each with shared states of its own."""
+        if self.layerwise:
+            return sum(self.optimizer.state_bytes((p,)) for p in self.tensors.local)
+        return self.optimizer.state_bytes(self.tensors.local)
+
+    def resting(self) -> Resting:
+        """Bytes held from step to step."""
+        return Resting(
+            weights=self.tensors.weight_bytes,
+            optimizer_states=self.state_bytes(),
+            communication_buffers=sum(round_allocation(n) for n in self.tensors.bucket_bytes),
+            workspace=CUBLAS_WORKSPACES * cublas_workspace_bytes(self.gpu),
+        )
+
+    @property
+    def gradients(self) -> Gradients:
+        """What becomes of a complete gradient in the first micro-batch."""
+        if self.layerwise or self.tensors.placement is Placement.DDP_BUCKET_VIEW:
+            return Gradients.RELEASED
+        return Gradients.SHARDED if self.tensors.placement is Placement.FSDP else Gradients.KEPT
+
+    @property
+    def later_gradients(self) -> Gradients:
+        """The same in the micro-batches after the first."""
+        return Gradients.RELEASED if self.gradients is Gradients.RELEASED else Gradients.ACCUMULATED
+
+    def update_bytes(self) -> FloatArray | None:
+        """Per parameter template, the peak of its layer-wise update; None when the optimizer steps at the end."""
+        if not self.layerwise:
+            return None
+        templates = build_parameters(self.tensors.table.parameters, {**self.tensors.model.dims, "L": 1})
+        phases = (StepPhase.steady, StepPhase.refresh)
+        peaks = [max(self.optimizer.update_transient_bytes(p, phase) for phase in phases) for p in templates]
+        return np.array(peaks, dtype=np.float64)
+
+    def micro_batch(self, sizes: FloatArray, gradients: Gradients, key: object) -> MicroBatchPeak:
+        """Peak of one micro-batch above the resting bytes. `key` names `sizes` for sharing between optimizers."""
+        tensors, update = self.tensors, self.update_bytes()
+        name = (key, tensors.table.key, tensors.placement, tensors.shard_degree, gradients)
+        if update is None and name in self.shared:
+            return self.shared[name]
+        found = micro_batch_peak(
+            tensors.table,
+            tensors.model.num_layers,
+            sizes,
+            gradients,
+            all_gradients=float(tensors.gradient_bytes),
+            shard_degree=tensors.shard_degree,
+            update_bytes=update,
+            phase_bytes=tensors.phase_bytes,
+        )
+        if update is None:
+            self.shared[name] = found
+        return found
+
+    def optimizer_step(self, sizes: FloatArray) -> FloatArray:
+        """Bytes above the resting ones at the peak of `step()`, in a steady or a refresh step."""
+        left = live_during_step(self.tensors.table, self.tensors.model.num_layers, sizes)
+        if self.layerwise:
+            return left
+        held = 0 if self.gradients is Gradients.RELEASED else self.tensors.gradient_bytes
+        phases = (StepPhase.steady, StepPhase.refresh)
+        return left + held + max(self.optimizer.transient_bytes(self.tensors.local, phase) for phase in phases)
+
+    def peaks(self, sizes: FloatArray, *, accumulated: bool, key: object = None) -> StepPeaks:
+        """Peak of the whole step for every configuration of `sizes`."""
+        resting = self.resting().total
+        first = self.micro_batch(sizes, self.gradients, key)
+        best, row = first.nbytes.copy(), first.row.copy()
+        later = np.zeros(len(best), dtype=bool)
+        if accumulated:
+            second = self.micro_batch(sizes, self.later_gradients, key)
+            later = second.nbytes > best
+            best, row = np.where(later, second.nbytes, best), np.where(later, second.row, row)
+        step = self.optimizer_step(sizes)
+        in_step = step > best
+        return StepPeaks(
+            nbytes=resting + np.where(in_step, step, best),
+            row=np.where(in_step, -1, row),
+            later_micro_batch=later & ~in_step,
+        )

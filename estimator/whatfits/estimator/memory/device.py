@@ -1,0 +1,80 @@
+"""What a device holds beside the allocator's blocks, and how sure each constant is. All in bytes.
+
+Until measurements of a machine's own driver are in, these are ranges of published figures.
+"""
+
+from dataclasses import dataclass
+
+from whatfits.estimator.specs import GpuSpec
+from whatfits.estimator.units import GIB, MIB
+
+__all__ = [
+    "ALLOCATOR_OVERHEAD",
+    "FSDP_OVERHEAD",
+    "REPLAY_ERROR",
+    "TOTAL_ESTIMATE_ERROR",
+    "Interval",
+    "communicator_bytes",
+    "context_bytes",
+    "cublas_workspace_bytes",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Median with the bounds of a 90% interval."""
+
+    low: float
+    median: float
+    high: float
+
+
+ALLOCATOR_OVERHEAD = Interval(0.0, 0.035, 0.08)
+"""Fraction of allocated bytes that segments add at the smallest capacity that completes, where no replay ran.
+Source: trials with the replay on LLaMA steps needed +0.5% to +7.3%."""
+
+FSDP_OVERHEAD = Interval(-0.03, 0.06, 0.20)
+"""The same under FSDP, with the error of the gather and reduce columns. Source: torchtitan's Llama 3.1 8B runs on
+H100 reserve 19 to 23% over allocated without a limit; pools per stream are not modelled yet."""
+
+REPLAY_ERROR = Interval(-0.005, 0.0, 0.015)
+"""Fraction of allocated bytes by which a replayed step may be off: op-internal temporaries not traced yet."""
+
+TOTAL_ESTIMATE_ERROR = 0.02
+"""Half width of the 90% interval of a device total that is not from a device's own report."""
+
+_HOPPER = 9
+
+
+def context_bytes() -> Interval:
+    """CUDA context and lazily loaded kernels of one training process.
+
+    Source: 0.47 to 0.92 GiB on A100-80GB (stas00/ml-engineering); 426 MiB on RTX 6000 Ada with torch 2.10
+    (unslothai/unsloth-zoo#1053); 274 MiB lazy (pytorch/pytorch#86509).
+    """
+    return Interval(300 * MIB, 620 * MIB, 950 * MIB)
+
+
+def communicator_bytes(num_gpus: int) -> Interval:
+    """NCCL buffers of the one communicator of a data-parallel run; nothing on a single GPU.
+
+    Source: 544 MB for 2 and 688 MB for more GPUs on A100 with NVLink (NVIDIA/nccl#964); 1 to 2 GiB at
+    initialisation with all protocols (stas00/ml-engineering).
+    """
+    if num_gpus == 1:
+        return Interval(0.0, 0.0, 0.0)
+    return Interval(0.5 * GIB, 1.0 * GIB, 2.0 * GIB)
+
+
+def cublas_workspace_bytes(gpu: GpuSpec) -> int:
+    """One cuBLAS workspace: 8,519,680 bytes, 32 MiB from compute capability 9.0; a training process has two.
+
+    One belongs to the forward thread, one to autograd's.
+
+    Source: aten/src/ATen/cuda/CublasHandlePool.cpp `parseChosenWorkspaceSize`; both sizes seen in recorded device
+    histories of torch 2.1 to 2.11.
+    Assumes: Blackwell and other vendors' devices as Hopper, CUBLAS_WORKSPACE_CONFIG unset.
+    """
+    major = gpu.compute_capability.partition(".")[0]
+    hopper_or_newer = not major.isdigit() or int(major) >= _HOPPER
+    return 32 * MIB if hopper_or_newer else 8_519_680

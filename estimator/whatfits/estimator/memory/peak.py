@@ -1,0 +1,142 @@
+"""Peaks of many configurations from one count table, vectorised.
+
+    peak = resting + max(micro-batch rows, optimizer step)
+
+Rows are pruned once more per depth and gradient treatment: what can be a maximum when the columns are already summed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.profile import COLUMN_KINDS, CountTable, with_derived_symbols
+from whatfits.estimator.units import ALLOCATION_GRANULARITY
+
+__all__ = ["Gradients", "MicroBatchPeak", "live_during_step", "micro_batch_peak", "rounded_sizes"]
+
+FloatArray = NDArray[np.float64]
+
+_CHUNK = 4096
+_PENDING, _KEPT = COLUMN_KINDS.index("gradients_pending"), COLUMN_KINDS.index("gradients_kept")
+
+
+class Gradients(StrEnum):
+    """What happens to a gradient once it is complete."""
+
+    KEPT = "kept"
+    """It stays until the optimizer has stepped."""
+    ACCUMULATED = "accumulated"
+    """It is added to the one that the first micro-batch left."""
+    RELEASED = "released"
+    """It is used or moved, and freed, before backward goes on."""
+    SHARDED = "sharded"
+    """It stays as one rank's shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchPeak:
+    """Largest row of each configuration, in bytes, and the row in the table."""
+
+    nbytes: FloatArray
+    row: NDArray[np.int64]
+
+
+def rounded_sizes(table: CountTable, symbols: Mapping[str, Any]) -> FloatArray:
+    """(configurations, sizes) bytes of every size expression, rounded up to the allocator's 512.
+
+    `symbols` are ints or integer arrays of one length; bytes stay below 2**53, where float64 is exact.
+    """
+    values = with_derived_symbols(symbols)
+    columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(e.evaluate(values))) for e in table.sizes))
+    stacked = np.stack(columns, axis=1).astype(np.int64)
+    rounded: FloatArray = (-(-stacked // ALLOCATION_GRANULARITY) * ALLOCATION_GRANULARITY).astype(np.float64)
+    return rounded
+
+
+def live_during_step(table: CountTable, num_layers: int, sizes: FloatArray) -> FloatArray:
+    """Bytes of one micro-batch other than gradients that live while the optimizer steps: inputs and the loss."""
+    counts = table.step_counts(num_layers).copy()
+    counts[[_PENDING, _KEPT]] = 0
+    result: FloatArray = sizes @ counts.sum(axis=0).astype(np.float64)
+    return result
+
+
+def micro_batch_peak(
+    table: CountTable,
+    num_layers: int,
+    sizes: FloatArray,
+    gradients: Gradients,
+    *,
+    all_gradients: float = 0.0,
+    shard_degree: int = 1,
+    update_bytes: NDArray[np.float64] | None = None,
+    phase_bytes: tuple[float, float] = (0.0, 0.0),
+) -> MicroBatchPeak:
+    """Largest row per configuration.
+
+    Args:
+        table: the structure class.
+        num_layers: depth.
+        sizes: (configurations, sizes) bytes, as `rounded_sizes` gives them.
+        gradients: treatment of complete gradients. ACCUMULATED is every micro-batch but the first.
+        all_gradients: bytes of all gradients, which lie there from the first micro-batch on (ACCUMULATED).
+        shard_degree: ranks a kept gradient is divided by (SHARDED).
+        update_bytes: per parameter template, what its layer-wise update allocates (RELEASED).
+        phase_bytes: constants added to rows of the forward pass and of the backward pass.
+    """
+    view = _view(table, num_layers, gradients, shard_degree)
+    added = np.where(view.in_backward, phase_bytes[1], phase_bytes[0]).astype(np.float64)
+    if gradients is Gradients.ACCUMULATED:
+        added = added + all_gradients
+    if update_bytes is not None:
+        added = added + np.concatenate([update_bytes, [0.0]])[view.parameter]
+    best = np.empty(len(sizes))
+    row = np.empty(len(sizes), dtype=np.int64)
+    for start in range(0, len(sizes), _CHUNK):
+        totals = sizes[start : start + _CHUNK] @ view.counts.T + added
+        winner = totals.argmax(axis=1)
+        best[start : start + _CHUNK] = np.take_along_axis(totals, winner[:, None], axis=1)[:, 0]
+        row[start : start + _CHUNK] = view.row[winner]
+    return MicroBatchPeak(best, row)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """Rows of a table with the columns summed as one treatment of gradients counts them."""
+
+    counts: FloatArray
+    row: NDArray[np.int64]
+    parameter: NDArray[np.int64]
+    in_backward: NDArray[np.bool_]
+
+
+@lru_cache(maxsize=512)
+def _view(table: CountTable, num_layers: int, gradients: Gradients, shard_degree: int) -> _View:
+    counts = table.counts(num_layers)
+    summed = counts.sum(axis=1).astype(np.float64)
+    if gradients in (Gradients.ACCUMULATED, Gradients.RELEASED):
+        summed -= counts[:, _KEPT]
+    elif gradients is Gradients.SHARDED:
+        summed -= counts[:, _KEPT] * (1.0 - 1.0 / shard_degree)
+    parameter = table.row_parameter if gradients is Gradients.RELEASED else np.full(len(summed), -1)
+    in_backward = table.phases() == "backward"
+    kept: list[int] = []
+    for group in {(int(p), bool(b)) for p, b in zip(parameter, in_backward, strict=True)}:
+        members = np.flatnonzero((parameter == group[0]) & (in_backward == group[1]))
+        kept += _undominated(summed, members)
+    rows = np.sort(np.array(kept, dtype=np.int64))
+    return _View(summed[rows], rows, parameter[rows], in_backward[rows])
+
+
+def _undominated(counts: FloatArray, members: NDArray[np.int64]) -> list[int]:
+    """Members that no other member bounds in every column."""
+    survivors: list[int] = []
+    for j in members[np.argsort(-counts[members].sum(axis=1), kind="stable")]:
+        if not survivors or not (counts[survivors] >= counts[j]).all(axis=1).any():
+            survivors.append(int(j))
+    return survivors

@@ -1,0 +1,231 @@
+"""Every allocation and free of a training run's first three steps, in order, for the allocator replay.
+
+Weights and buffers, DDP's buckets, then three steps: the first creates the optimizer's states, the second is an
+ordinary one, the third refreshes projections where the method has any. Reserved memory no longer changes after that.
+"""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.errors import UnsupportedError
+from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, RankTensors, StepMemory
+from whatfits.estimator.memory.device import cublas_workspace_bytes
+from whatfits.estimator.memory.optimizers import OptimizerEvent, StepPhase
+from whatfits.estimator.memory.peak import Gradients
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
+from whatfits.estimator.profile import EventProgram, Token, expand
+from whatfits.estimator.specs import PeakPhase
+
+__all__ = ["CATEGORIES", "Timeline", "build_timeline"]
+
+CATEGORIES = (
+    "weights",
+    "optimizer_states",
+    "gradients",
+    "activations",
+    "logits_and_loss",
+    "temporaries",
+    "communication_buffers",
+    "workspace",
+)
+_MATRIX_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
+_STEP_PHASES = (StepPhase.first, StepPhase.steady, StepPhase.refresh)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Events with what each block is for and the part of the step each event lies in.
+
+    category: index into CATEGORIES per event (an ALLOC's); phase: index into PeakPhase per event; step_starts: event
+    index at which each step begins.
+    """
+
+    events: ReplayEvents
+    category: NDArray[np.int64]
+    phase: NDArray[np.int64]
+    step_starts: tuple[int, ...]
+
+
+class _Writer:
+    """Appends events; blocks are numbered in order of allocation."""
+
+    def __init__(self) -> None:
+        self.kinds: list[int] = []
+        self.blocks: list[int] = []
+        self.sizes: list[int] = []
+        self.categories: list[int] = []
+        self.phases: list[int] = []
+        self.phase = 0
+        self.next_block = 0
+
+    def alloc(self, nbytes: int, category: int) -> int:
+        block, self.next_block = self.next_block, self.next_block + 1
+        self._append(ALLOC, block, nbytes, category)
+        return block
+
+    def free(self, block: int) -> None:
+        self._append(FREE, block, 0, -1)
+
+    def _append(self, kind: int, block: int, nbytes: int, category: int) -> None:
+        self.kinds.append(kind)
+        self.blocks.append(block)
+        self.sizes.append(nbytes)
+        self.categories.append(category)
+        self.phases.append(self.phase)
+
+
+_WEIGHTS, _STATES, _GRADIENTS, _, _, _TEMPORARIES, _COMMUNICATION, _WORKSPACE = range(len(CATEGORIES))
+_PHASE = {phase: j for j, phase in enumerate(PeakPhase)}
+_PHASE_OF_LABEL = {
+    "forward": _PHASE[PeakPhase.FORWARD],
+    "loss": _PHASE[PeakPhase.LOSS],
+    "backward": _PHASE[PeakPhase.BACKWARD],
+    "end": _PHASE[PeakPhase.BACKWARD],
+}
+
+
+class _MicroBatch:
+    """One micro-batch's tokens as plain lists, so that repeating them is cheap."""
+
+    def __init__(self, program: EventProgram, symbols: dict[str, int]) -> None:
+        events, nbytes = expand(program, symbols)
+        self.kinds: list[int] = events.kind.tolist()
+        self.blocks: list[int] = events.block.tolist()
+        self.sizes: list[int] = nbytes.tolist()
+        self.labels: list[int] = events.label.tolist()
+        self.num_blocks = events.num_blocks
+        self.backward_start, self.end_start, self.stop = events.part_ends
+        self.categories = [CATEGORIES.index(x.category) for x in program.labels]
+        self.phases = [_PHASE_OF_LABEL[x.phase] for x in program.labels]
+        self.is_product = [x.op in _MATRIX_PRODUCTS for x in program.labels]
+        self.templates = [p.name for p in program.parameters]
+
+
+class _Run:
+    """Writes the events of one run."""
+
+    def __init__(self, memory: StepMemory, micro_batch: _MicroBatch) -> None:
+        self.memory, self.batch = memory, micro_batch
+        self.out = _Writer()
+        self.states: dict[Hashable, deque[int]] = {}
+        self.workspace_threads: set[str] = set()
+        self.parameters = {p.name: p for p in memory.tensors.whole}
+        self.numbers: list[int] = []
+        self.released = memory.gradients is Gradients.RELEASED
+
+    def setup(self) -> None:
+        """Weights and buffers, then DDP's buckets."""
+        tensors: RankTensors = self.memory.tensors
+        for parameter in tensors.whole:
+            self.out.alloc(parameter.numel * PARAM_DTYPE_BYTES, _WEIGHTS)
+        for nbytes in tensors.buffer_bytes:
+            self.out.alloc(nbytes, _WEIGHTS)
+        for nbytes in tensors.bucket_bytes:
+            self.out.alloc(nbytes, _COMMUNICATION)
+
+    def step(self, phase: StepPhase, grad_accum_steps: int) -> None:
+        """All micro-batches, the optimizer, and the gradients' release."""
+        gradients: dict[str, int] = {}
+        for number in range(grad_accum_steps):
+            self._forward_and_backward(phase, gradients, first=number == 0)
+            if number < grad_accum_steps - 1:
+                self._end()
+        self.out.phase = _PHASE[PeakPhase.OPTIMIZER_STEP]
+        if not self.memory.layerwise:
+            self._optimizer(self.memory.optimizer.events(self.memory.tensors.local, phase))
+        for name in self.parameters:
+            if name in gradients:
+                self.out.free(gradients.pop(name))
+        self._end()
+
+    def _forward_and_backward(self, phase: StepPhase, gradients: dict[str, int], *, first: bool) -> None:
+        batch, out = self.batch, self.out
+        numbers = self.numbers = [-1] * batch.num_blocks
+        layers: dict[str, int] = {}
+        thread = "forward"
+        for j in range(batch.end_start):
+            kind, block = batch.kinds[j], batch.blocks[j]
+            if j == batch.backward_start:
+                thread = "backward"
+            if kind == Token.ALLOC:
+                label = batch.labels[j]
+                out.phase = batch.phases[label]
+                numbers[block] = out.alloc(batch.sizes[j], batch.categories[label])
+                if batch.is_product[label] and thread not in self.workspace_threads:
+                    self._add_workspace(thread)
+            elif kind == Token.FREE:
+                out.free(numbers[block])
+            elif kind == Token.GRADIENT_READY:
+                name = self._parameter_name(batch.templates[batch.labels[j]], layers)
+                self._gradient_ready(name, numbers[block], phase, gradients, first=first)
+
+    def _add_workspace(self, thread: str) -> None:
+        self.workspace_threads.add(thread)
+        self.out.alloc(cublas_workspace_bytes(self.memory.gpu), _WORKSPACE)
+
+    def _parameter_name(self, template: str, seen: dict[str, int]) -> str:
+        """Backward completes the last layer's gradients first."""
+        count = seen[template] = seen.get(template, 0) + 1
+        return template.replace("*", str(self.memory.tensors.model.num_layers - count), 1)
+
+    def _gradient_ready(
+        self, name: str, block: int, phase: StepPhase, gradients: dict[str, int], *, first: bool
+    ) -> None:
+        if self.memory.layerwise:
+            self._optimizer(self.memory.optimizer.events((self.parameters[name],), phase))
+        if self.released or not first:
+            self.out.free(block)
+        else:
+            gradients[name] = block
+
+    def _optimizer(self, events: list[OptimizerEvent]) -> None:
+        out = self.out
+        for kind, key, nbytes, _ in events:
+            if kind == "alloc":
+                is_state = not (isinstance(key, tuple) and key[0] == "tmp")
+                block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES)
+                self.states.setdefault(key, deque()).append(block)
+            else:
+                out.free(self.states[key].popleft())
+
+    def _end(self) -> None:
+        """The loop drops the loss and the inputs."""
+        batch = self.batch
+        for j in range(batch.end_start, batch.stop):
+            if batch.kinds[j] == Token.FREE:
+                self.out.free(self.numbers[batch.blocks[j]])
+
+
+def build_timeline(
+    memory: StepMemory, program: EventProgram, *, micro_batch_size: int, seq_len: int, grad_accum_steps: int
+) -> Timeline:
+    """Events of three steps of one run.
+
+    Raises:
+        UnsupportedError: the placement's events are not known one by one (FSDP).
+    """
+    if memory.tensors.placement is Placement.FSDP:
+        raise UnsupportedError("parallelism.dp_shard_degree", memory.tensors.shard_degree, "1 for a replay")
+    symbols = {**memory.tensors.model.dims, "b": micro_batch_size, "s": seq_len}
+    run = _Run(memory, _MicroBatch(program, symbols))
+    run.setup()
+    starts = []
+    for phase in _STEP_PHASES:
+        starts.append(len(run.out.kinds))
+        run.step(phase, grad_accum_steps)
+    out = run.out
+    return Timeline(
+        events=ReplayEvents(
+            kinds=np.array(out.kinds, dtype=np.int8),
+            blocks=np.array(out.blocks, dtype=np.int64),
+            sizes=np.array(out.sizes, dtype=np.int64),
+        ),
+        category=np.array(out.categories, dtype=np.int64),
+        phase=np.array(out.phases, dtype=np.int64),
+        step_starts=tuple(starts),
+    )
