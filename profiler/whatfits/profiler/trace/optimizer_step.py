@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-__all__ = ["StepEvent", "StorageLog", "peak_of_step", "trace_optimizer_step"]
+__all__ = ["StepEvent", "StorageLog", "peak_of_step", "state_tensors", "trace_optimizer_step"]
 
 
 class StepEvent(NamedTuple):
@@ -23,11 +23,11 @@ class StepEvent(NamedTuple):
     nbytes: int
 
 
-class StorageLog(TorchDispatchMode):
+class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Records storages of one device type as operators create them and as they die."""
 
     def __init__(self, device_type: str, existing: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.events: list[StepEvent] = []
         self._device_type = device_type
         self._blocks: dict[int, int] = {}
@@ -81,13 +81,25 @@ class StorageLog(TorchDispatchMode):
 def trace_optimizer_step(optimizer: torch.optim.Optimizer) -> list[StepEvent]:
     """Allocations and frees of one ``optimizer.step()`` on the device of its first parameter, in order."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    existing = [*parameters, *(p.grad for p in parameters if p.grad is not None), *_tensors(dict(optimizer.state))]
-    log = StorageLog(parameters[0].device.type, existing)
+    device_type = parameters[0].device.type
+    existing = [*parameters, *(p.grad for p in parameters if p.grad is not None), *state_tensors(optimizer)]
+    log = StorageLog(device_type, existing)
     del parameters, existing
     with log:
         optimizer.step()
     log.close()
     return log.events
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Tensors of the optimizer's state, those inside its helper objects (projectors) included."""
+    held: list[torch.Tensor] = []
+    for state in optimizer.state.values():
+        for value in state.values():
+            held.extend(
+                _tensors(value if isinstance(value, torch.Tensor) else getattr(value, "__dict__", value))
+            )
+    return held
 
 
 def peak_of_step(events: Iterable[StepEvent]) -> int:

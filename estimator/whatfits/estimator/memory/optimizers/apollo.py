@@ -9,6 +9,7 @@ rows as the rank says, also above the matrix's shorter side.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from whatfits.estimator.memory.optimizers.frame import Block, Frame
 from whatfits.estimator.memory.optimizers.low_rank import (
@@ -40,16 +41,14 @@ FULL_RANK_ACCESSES = 1 + 2 + 1 + 2 + 2 + PARAMETER_UPDATE_ACCESSES
 class Apollo(LowRankProgram):
     """APOLLO (`scales_tensor` False: a factor per channel) and APOLLO-Mini (True, with rank 1: one per tensor)."""
 
+    clips_rank: ClassVar[bool] = False
+
     scales_tensor: bool = False
 
     @property
     def local_names(self) -> tuple[str, ...]:
         """The slots of ``step()`` that hold temporaries."""
         return ("grad", "denom", "norm_grad", "factor", "scaled_grad", "scaled_grad_norm", "limiter")
-
-    def effective_rank(self, short_side: int) -> int:
-        """The rank as given: a random P is not clipped to the shorter side."""
-        return self.rank
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
         """P, two projected moments and one norm: (r M + 2 r N + 1) s; elsewhere Adam's 2 e s.

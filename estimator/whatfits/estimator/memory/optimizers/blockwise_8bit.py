@@ -113,6 +113,6 @@ class AdamW8bit(PerParameterProgram):
             record_blockwise_states(frame, parameter.name, self.states(parameter))
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """bytes as `update_traffic`."""
+        """Traffic of one bitsandbytes kernel, as `update_traffic`."""
         moved = update_traffic(parameter.numel, self.param_dtype_bytes, self.states(parameter))
         return StepWork(0, moved, 0, None)

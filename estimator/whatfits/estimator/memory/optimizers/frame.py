@@ -24,8 +24,10 @@ class Block(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What one parameter's update leaves for the next: local names, the number of the block each holds, its bytes;
-    and the shared state made so far. Names of one number hold the same tensor.
+    """What one parameter's update leaves for the next.
+
+    `variables` are local names, the number of the block each holds, and its bytes; names of one number hold the same
+    tensor. `shared` are the shared state tensors made so far.
     """
 
     variables: tuple[tuple[str, int, int], ...] = ()
@@ -40,7 +42,9 @@ class Frame:
         self._num_temporaries = 0
         carry = Carry() if carry is None else carry
         self._shared = list(carry.shared)
-        self._variables = {name: Block(("carry", number), nbytes, name) for name, number, nbytes in carry.variables}
+        self._variables = {
+            name: Block(("carry", number), nbytes, name) for name, number, nbytes in carry.variables
+        }
 
     def temporary(self, nbytes: int, label: str) -> Block:
         """Allocate a temporary."""
@@ -87,7 +91,9 @@ class Frame:
         """Return from ``step()``: the names still bound are freed in the order of the frame's slots."""
         for name in order:
             self.clear(name)
-        assert not self._variables, f"names never freed: {sorted(self._variables)}"
+        if self._variables:
+            msg = f"local_names lacks {sorted(self._variables)}"
+            raise RuntimeError(msg)
 
     def carry(self) -> Carry:
         """What the next parameter's update starts from."""

@@ -101,7 +101,12 @@ class GaLoreProgram(LowRankProgram):
         frame.free(*scratch)
 
     def _record_basis(
-        self, frame: Frame, parameter: ParameterTensor, projection: Projection, scratch: list[Block], label: str
+        self,
+        frame: Frame,
+        parameter: ParameterTensor,
+        projection: Projection,
+        scratch: list[Block],
+        label: str,
     ) -> None:
         nbytes = projection.short_side**2 * FP32_BYTES
         if self._p_is_view:

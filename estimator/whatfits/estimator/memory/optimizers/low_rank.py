@@ -1,7 +1,7 @@
 """Shapes of a low-rank projection of a matrix gradient, and AdamW as the low-rank methods' code writes it."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from whatfits.estimator.memory.optimizers.frame import Frame
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
@@ -53,6 +53,9 @@ class LowRankProgram(PerParameterProgram):
     them (modules ``attn`` and ``mlp``); embeddings, heads and vectors keep full states.
     """
 
+    clips_rank: ClassVar[bool] = True
+    """Whether the rank is at most the shorter side, as after an SVD, which has no more directions."""
+
     rank: int
     update_interval: int = DEFAULT_UPDATE_INTERVAL
 
@@ -62,11 +65,8 @@ class LowRankProgram(PerParameterProgram):
             return None
         m, n = parameter.shape
         short_side, long_side = min(m, n), max(m, n)
-        return Projection(m * n, short_side, long_side, self.effective_rank(short_side), is_right=m >= n)
-
-    def effective_rank(self, short_side: int) -> int:
-        """Rank really kept: an SVD has no more than M directions."""
-        return min(self.rank, short_side)
+        rank = min(self.rank, short_side) if self.clips_rank else self.rank
+        return Projection(m * n, short_side, long_side, rank, is_right=m >= n)
 
     def record_adam(self, frame: Frame, nbytes: int) -> None:
         """``denom = exp_avg_sq.sqrt().add_(eps)``, then ``norm_grad = exp_avg / denom``."""

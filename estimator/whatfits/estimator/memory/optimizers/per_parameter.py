@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from whatfits.estimator.memory.optimizers.frame import Carry, Frame, rounded_peak_and_net
 from whatfits.estimator.memory.optimizers.program import (
@@ -39,6 +39,9 @@ class PerParameterProgram(ABC):
     a step of 300 parameters costs 300 dictionary look-ups.
     """
 
+    creates_all_states_first: ClassVar[bool] = False
+    """Whether the first ``step()`` creates every state before it updates anything."""
+
     param_dtype_bytes: int
     _updates: dict[Hashable, _Update] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -59,16 +62,25 @@ class PerParameterProgram(ABC):
     def update_work(self, parameter: ParameterTensor) -> StepWork:
         """Work of one parameter's steady update, and of its refresh."""
 
-    def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
+    def shared_states(
+        self,
+        parameters: Sequence[ParameterTensor],  # noqa: ARG002 (for methods that share state)
+    ) -> tuple[StateTensor, ...]:
         """None, unless the method says otherwise."""
         return ()
 
     def begin(self, frame: Frame, parameters: Sequence[ParameterTensor], phase: StepPhase) -> None:
-        """Record what ``step()`` does before its loop (nothing, unless the method says otherwise)."""
+        """Record what ``step()`` does before its loop."""
+        if phase is not StepPhase.first or not self.creates_all_states_first:
+            return
+        for parameter in parameters:
+            for state in self.states(parameter):
+                if state.on_device:
+                    frame.state(parameter.name, state.name, state.nbytes)
 
     def events(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> list[OptimizerEvent]:
         """What ``step()`` allocates and frees on the device, in order."""
-        frame = Frame(self._initial_carry(phase))
+        frame = Frame()
         self.begin(frame, parameters, phase)
         for parameter in parameters:
             self.update(frame, parameter, phase)
@@ -95,7 +107,7 @@ class PerParameterProgram(ABC):
         Source: the definition; equal to walking `events`.
         Assumes: nothing else allocates during ``step()``.
         """
-        frame = Frame(self._initial_carry(phase))
+        frame = Frame()
         self.begin(frame, parameters, phase)
         peak, live = rounded_peak_and_net(frame.events)
         carry = frame.carry()
@@ -123,9 +135,6 @@ class PerParameterProgram(ABC):
             svd_work += work.svd_work
             interval = interval or work.refresh_interval
         return StepWork(flops, bytes_moved, svd_work, interval)
-
-    def _initial_carry(self, phase: StepPhase) -> Carry:
-        return Carry()
 
     def _update_once(self, parameter: ParameterTensor, phase: StepPhase, carry: Carry) -> _Update:
         key = (parameter.shape, parameter.role, phase, carry)

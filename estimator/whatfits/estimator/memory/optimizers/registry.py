@@ -62,7 +62,9 @@ _APOLLO_RANK = RankRule(
     rank=lambda hidden_size: max(1, min(hidden_size // 4, 256)),
     text="hidden_size / 4, at most 256: 128, 192, 256, 256, 256 for 60M to 7B (zhuhanqing/APOLLO, scripts/pretrain_c4)",
 )
-_GALORE_PAPER = "Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv:2403.03507"
+_GALORE_PAPER = (
+    "Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv:2403.03507"
+)
 _APOLLO_PAPER = "Zhu et al.: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270"
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType(
@@ -158,29 +160,31 @@ def _build(
     fp32_embeddings: bool,
 ) -> OptimizerProgram:
     """One program per setting, so that what it has evaluated is not evaluated again."""
+    program: OptimizerProgram
     match name:
         case OptimizerName.SGD:
-            return Sgd(param_dtype_bytes=dtype_bytes)
+            program = Sgd(param_dtype_bytes=dtype_bytes)
         case OptimizerName.ADAMW:
             adamw = {
                 OptimizerImplementation.FOR_LOOP: AdamWForLoop,
                 OptimizerImplementation.FOREACH: AdamWForeach,
                 OptimizerImplementation.FUSED: AdamWFused,
             }
-            return adamw[implementation](param_dtype_bytes=dtype_bytes)
+            program = adamw[implementation](param_dtype_bytes=dtype_bytes)
         case OptimizerName.ADAMW_8BIT:
-            return AdamW8bit(
+            program = AdamW8bit(
                 param_dtype_bytes=dtype_bytes, block_size=block_size, fp32_embeddings=fp32_embeddings
             )
         case OptimizerName.GALORE_ADAMW:
-            return GaLoreAdamW(param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval)
+            program = GaLoreAdamW(param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval)
         case OptimizerName.GALORE_ADAMW_8BIT:
-            return GaLoreAdamW8bit(
+            program = GaLoreAdamW8bit(
                 param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval, block_size=block_size
             )
         case OptimizerName.APOLLO:
-            return Apollo(param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval)
+            program = Apollo(param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval)
         case OptimizerName.APOLLO_MINI:
-            return Apollo(
+            program = Apollo(
                 param_dtype_bytes=dtype_bytes, rank=rank, update_interval=interval, scales_tensor=True
             )
+    return program

@@ -6,9 +6,10 @@ on the meta device allocate and free exactly these tensors.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from whatfits.estimator.memory.optimizers.frame import Frame
-from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram, device_bytes
+from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import (
     OptimizerEvent,
     ParameterTensor,
@@ -52,7 +53,7 @@ class Sgd(PerParameterProgram):
         """None."""
         return ()
 
-    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
+    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:  # noqa: ARG002 (nothing to say)
         """None."""
         return ()
 
@@ -60,7 +61,9 @@ class Sgd(PerParameterProgram):
         """``param.add_(grad, alpha=-lr)``."""
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """bytes = 3 e s: read parameter and gradient, write parameter.
+        """Traffic of one addition in place.
+
+        bytes = 3 e s: read parameter and gradient, write parameter.
 
         Source: torch/optim/sgd.py.
         Assumes: no momentum, no weight decay.
@@ -72,6 +75,8 @@ class Sgd(PerParameterProgram):
 class AdamWForLoop(PerParameterProgram):
     """`torch.optim.AdamW(foreach=False, fused=False)`; `step` is a CPU scalar."""
 
+    creates_all_states_first: ClassVar[bool] = True
+
     @property
     def local_names(self) -> tuple[str, ...]:
         """``denom`` outlives its iteration."""
@@ -82,12 +87,12 @@ class AdamWForLoop(PerParameterProgram):
         step = StateTensor(name="step", nbytes=STEP_BYTES, on_device=False)
         return (step, *adamw_states(parameter, self.param_dtype_bytes))
 
-    def begin(self, frame: Frame, parameters: Sequence[ParameterTensor], phase: StepPhase) -> None:
-        """`_init_group` makes the state of every parameter before the first update."""
-        if phase is StepPhase.first:
-            record_states(frame, self, parameters)
-
-    def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
+    def update(
+        self,
+        frame: Frame,
+        parameter: ParameterTensor,
+        phase: StepPhase,  # noqa: ARG002 (every step is alike)
+    ) -> None:
         """``denom = (exp_avg_sq.sqrt() / bias_correction2_sqrt).add_(eps)``."""
         nbytes = parameter.numel * self.param_dtype_bytes
         square_root = frame.temporary(nbytes, "exp_avg_sq.sqrt")
@@ -96,7 +101,9 @@ class AdamWForLoop(PerParameterProgram):
         frame.assign("denom", quotient)
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """bytes = 20 e s.
+        """Traffic of one kernel per operator.
+
+        bytes = 20 e s.
 
         Source: torch/optim/adam.py, `_single_tensor_adam`, one kernel per operator.
         Assumes: weight decay not 0 (torch's default is 0.01); no reuse in cache.
@@ -150,19 +157,11 @@ class AdamWFused(AdamWForLoop):
         """In place."""
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """bytes = 7 e s.
+        """Traffic of the fused kernel.
+
+        bytes = 7 e s.
 
         Source: aten/src/ATen/native/cuda/FusedAdamWImpl.cu.
         Assumes: one pass over each tensor.
         """
         return StepWork(0, FUSED_ADAMW_ACCESSES * parameter.numel * self.param_dtype_bytes, 0, None)
-
-
-def record_states(
-    frame: Frame, program: PerParameterProgram, parameters: Sequence[ParameterTensor]
-) -> None:
-    """Allocate the device state of the parameters, one after the other."""
-    for parameter in parameters:
-        for state in program.states(parameter):
-            if state.on_device:
-                frame.state(parameter.name, state.name, state.nbytes)

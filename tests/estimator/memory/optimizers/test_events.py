@@ -1,0 +1,159 @@
+"""What the programs say a step allocates and frees equals the traced step, event for event."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.estimator.memory.optimizers import references
+from whatfits.estimator.memory.optimizers import (
+    AdamW8bit,
+    AdamWForeach,
+    AdamWForLoop,
+    AdamWFused,
+    Apollo,
+    GaLoreAdamW,
+    OptimizerProgram,
+    ParameterTensor,
+    Sgd,
+    StepPhase,
+    number_blocks,
+)
+from whatfits.estimator.memory.optimizers.galore_projection import SVD_INTERNAL
+from whatfits.profiler.trace.optimizer_step import trace_optimizer_step
+
+RANK = 64
+ORDERS = {
+    "a transformer's": ("embedding", "wide", "vector", "tall", "tall", "square", "odd", "vector", "head"),
+    "vectors last": ("tall", "wide", "rank above the shorter side", "one row", "vector", "vector of one"),
+    "a matrix last": ("vector", "head", "not a multiple of a block", "wide"),
+}
+Event = tuple[str, int, int]
+
+TORCH_CASES: dict[
+    str, tuple[Callable[[int], OptimizerProgram], Callable[[Any], torch.optim.Optimizer], str]
+] = {
+    "sgd for_loop": (
+        lambda s: Sgd(param_dtype_bytes=s),
+        lambda tensors: torch.optim.SGD(tensors, lr=1e-3, foreach=False),
+        "meta",
+    ),
+    "sgd foreach": (
+        lambda s: Sgd(param_dtype_bytes=s),
+        lambda tensors: torch.optim.SGD(tensors, lr=1e-3, foreach=True),
+        "meta",
+    ),
+    "adamw for_loop": (
+        lambda s: AdamWForLoop(param_dtype_bytes=s),
+        lambda tensors: torch.optim.AdamW(tensors, foreach=False),
+        "meta",
+    ),
+    "adamw foreach": (
+        lambda s: AdamWForeach(param_dtype_bytes=s),
+        lambda tensors: torch.optim.AdamW(tensors, foreach=True),
+        "meta",
+    ),
+    # On the CPU the kernel is fused as well, and `step` lives where it does on CUDA: beside the parameter.
+    "adamw fused": (
+        lambda s: AdamWFused(param_dtype_bytes=s),
+        lambda tensors: torch.optim.AdamW(tensors, fused=True),
+        "cpu",
+    ),
+}
+
+
+def traced_phases(optimizer: torch.optim.Optimizer, refresh_step: int) -> dict[StepPhase, list[Event]]:
+    """Events of the first, the second and the first refreshing step; -1 for blocks older than the step."""
+    steps = [trace_optimizer_step(optimizer) for _ in range(refresh_step + 1)]
+    chosen = {StepPhase.first: steps[0], StepPhase.steady: steps[1], StepPhase.refresh: steps[refresh_step]}
+    return {phase: [(e.kind, max(e.block, -1), e.nbytes) for e in events] for phase, events in chosen.items()}
+
+
+def program_phases(
+    program: OptimizerProgram,
+    parameters: Sequence[ParameterTensor],
+    *,
+    without_labels: Sequence[str] = (),
+    without_owner: str = "",
+) -> dict[StepPhase, list[Event]]:
+    """The program's events in the trace's form, without what a trace cannot see."""
+    phases = {}
+    for phase in StepPhase:
+        events = [
+            event
+            for event in program.events(parameters, phase)
+            if event.label not in without_labels
+            and not (isinstance(event.key, tuple) and event.key[0] == without_owner)
+        ]
+        older: dict[Hashable, deque[int]] = {}
+        if phase is not StepPhase.first:
+            older = {(p.name, state.name): deque([-1]) for p in parameters for state in program.states(p)}
+        phases[phase] = [(e.kind, e.block, e.nbytes) for e in number_blocks(events, live=older)]
+    return phases
+
+
+@pytest.mark.parametrize("dtype_bytes", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("case", TORCH_CASES)
+def test_torch_optimizers(case: str, order: str, dtype_bytes: int) -> None:
+    build, reference, device = TORCH_CASES[case]
+    parameters = references.make_parameters(ORDERS[order])
+    optimizer = reference(references.torch_parameters(parameters, dtype_bytes, device))
+
+    traced = traced_phases(optimizer, refresh_step=2)
+
+    assert program_phases(build(dtype_bytes), parameters) == traced
+
+
+@pytest.mark.parametrize("dtype_bytes", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_bitsandbytes(order: str, dtype_bytes: int) -> None:
+    """On the CPU the quantisation maps are there from the start; on CUDA the first step brings them over."""
+    parameters = references.make_parameters(ORDERS[order])
+    optimizer = references.adamw_8bit(references.torch_parameters(parameters, dtype_bytes, "cpu"))
+
+    traced = traced_phases(optimizer, refresh_step=2)
+    program = AdamW8bit(param_dtype_bytes=dtype_bytes)
+
+    assert program_phases(program, parameters, without_owner="optimizer") == traced
+
+
+@pytest.mark.parametrize("dtype_bytes", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_galore(order: str, dtype_bytes: int) -> None:
+    """What the SVD allocates inside its kernel is not visible to a trace of operators."""
+    parameters = references.make_parameters(ORDERS[order])
+    tensors = references.torch_parameters(parameters, dtype_bytes, "meta")
+    optimizer = references.galore(parameters, tensors, RANK)
+
+    traced = traced_phases(optimizer, refresh_step=references.UPDATE_GAP)
+    program = GaLoreAdamW(param_dtype_bytes=dtype_bytes, rank=RANK)
+
+    assert program_phases(program, parameters, without_labels=SVD_INTERNAL) == traced
+
+
+def recorded_apollo() -> tuple[list[ParameterTensor], list[dict[str, Any]]]:
+    """Parameters and cases of apollo_steps.json (see record_apollo_steps.py)."""
+    recorded = json.loads(Path(__file__).with_name("apollo_steps.json").read_text())
+    return references.make_parameters(recorded["parameters"]), recorded["cases"]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_apollo(index: int) -> None:
+    """The released optimizer's own steps."""
+    parameters, cases = recorded_apollo()
+    case = cases[index]
+    program = Apollo(
+        param_dtype_bytes=case["dtype_bytes"],
+        rank=case["rank"],
+        scales_tensor=case["scale_type"] == "tensor",
+    )
+    recorded = {
+        StepPhase(phase): [tuple(event) for event in events] for phase, events in case["steps"].items()
+    }
+
+    assert program_phases(program, parameters) == recorded
