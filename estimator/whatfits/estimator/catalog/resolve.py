@@ -62,7 +62,7 @@ def resolve_run(run: RunSpec) -> ResolvedRun:
         }
     )
     check_run(resolved, model, gpu)
-    notes = (*model_notes, *gpu_notes, *parallelism_notes, *assumptions_of(resolved, model))
+    notes = (*model_notes, *gpu_notes, *parallelism_notes, *assumptions_of(resolved, model, gpu))
     return ResolvedRun(run=resolved, model=model, gpu=gpu, assumptions=notes)
 
 
@@ -101,7 +101,7 @@ def resolve_plan_request(request: PlanRequest) -> ResolvedPlanRequest:
         gpu=gpu,
         hardware=hardware,
         seq_len=seq_len,
-        assumptions=(*model_notes, *gpu_notes, *assumptions_of(probe, model)),
+        assumptions=(*model_notes, *gpu_notes, *assumptions_of(probe, model, gpu)),
     )
 
 

@@ -178,7 +178,7 @@ def _check_sharding(run: RunSpec) -> None:
         raise InputError("parallelism.zero_stage", axes.zero_stage, "0 with dp_shard_degree 1", reason=reason)
 
 
-def assumptions_of(run: RunSpec, model: ModelSpec) -> tuple[str, ...]:
+def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, ...]:
     """What a valid run relies on without saying so, one sentence each."""
     found = []
     seq_len, longest = run.training.seq_len, model.max_position_embeddings
@@ -201,4 +201,8 @@ def assumptions_of(run: RunSpec, model: ModelSpec) -> tuple[str, ...]:
             else f"{optimizer.name} does not clip it, so such states are larger than full rank needs"
         )
         found.append(f"rank {optimizer.rank} is above {smallest}, the smallest side of a matrix; {rule}.")
+    if gpu.total_bytes_is_estimate:
+        found.append(f"The memory total of {gpu.name} is an estimate: {gpu.total_bytes_source}.")
+    if gpu.vendor != "nvidia":
+        found.append(f"Kernels and the allocator are modelled as under CUDA; {gpu.name} may differ.")
     return tuple(found)

@@ -13,7 +13,6 @@ __all__ = ["describe_errors", "input_errors"]
 
 _BRANCHES = frozenset({TEXT.tag, LIST.tag, OBJECT.tag})
 _QUOTED = re.compile(r"'([^']*)'")
-_EXPECTATION = "Input should be "
 
 
 def input_errors(error: ValidationError) -> list[InputError]:
@@ -54,18 +53,17 @@ def _describe(entry: Mapping[str, Any], root: type[BaseModel] | None) -> InputEr
         names = _QUOTED.findall(str(context.get("expected", "")))
         suggestions = near_matches(value, names) if isinstance(value, str) else ()
         return UnknownNameError(field, value, ", ".join(names), suggestions=suggestions)
+    reason = None
+    accepted = entry["msg"].removeprefix("Input should be ")
     if kind == "missing":
-        return InputError(field, None, "a value; this key has no default", reason="is missing")
-    if kind == "json_invalid":
-        reason = f"not valid JSON ({context.get('error', entry['msg'])})"
-        return InputError(field, value, "a JSON object", reason=reason)
-    if kind == "too_short":
-        return InputError(field, value, f"at least {context['min_length']} item")
-    if kind in ("model_type", "model_attributes_type"):
-        return InputError(field, value, "an object")
-    return InputError(
-        field, value, entry["msg"].removeprefix(_EXPECTATION).removeprefix("Value should have ")
-    )
+        value, accepted, reason = None, "a value; this key has no default", "is missing"
+    elif kind == "json_invalid":
+        accepted, reason = "a JSON object", f"not valid JSON ({context.get('error', entry['msg'])})"
+    elif kind == "too_short":
+        accepted = f"at least {context['min_length']} item"
+    elif kind in ("model_type", "model_attributes_type"):
+        accepted = "an object"
+    return InputError(field, value, accepted, reason=reason)
 
 
 def _locate(
