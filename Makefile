@@ -60,7 +60,7 @@ clean: ## remove .venv, caches and build results
 $(BIN)/python:
 	@for candidate in $${PYTHON:-} python3 python3.13 python3.12 python3.11; do \
 	  if "$$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
-	    "$$candidate" -m venv $(VENV); exit 0; \
+	    "$$candidate" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; exit 0; \
 	  fi; \
 	done; \
 	echo "whatfits needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python3.12 ...)" >&2; exit 1

@@ -9,7 +9,7 @@ from whatfits.service.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from whatfits.estimator.specs import Estimate
 
-_REPLACED_BY_FILE = "SPEC holds the whole run: leave the options that describe one out"
+_REPLACED_BY_FILE = "either SPEC, which holds the whole run, or the options that describe one"
 
 
 def estimate(
