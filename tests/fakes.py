@@ -155,9 +155,7 @@ def _candidates(model: str, hardware: HardwareSpec) -> tuple[Candidate, ...]:
     num_gpus = hardware.num_gpus
     shard = ParallelismSpec(dp_shard_degree=num_gpus, zero_stage=3)
     replicas = ParallelismSpec(dp_replicate_degree=num_gpus)
-    fast = run(
-        TrainingSpec(micro_batch_size=4, activation_checkpointing=ActivationCheckpointing.FULL), shard
-    )
+    fast = run(TrainingSpec(micro_batch_size=4, activation_checkpointing=ActivationCheckpointing.FULL), shard)
     lean = run(TrainingSpec(optimizer=OptimizerSpec(name=OptimizerName.APOLLO_MINI, rank=1)), replicas)
     tight = run(TrainingSpec(optimizer=OptimizerSpec(name=OptimizerName.APOLLO, rank=256)), replicas)
     return (
@@ -176,7 +174,11 @@ def _candidates(model: str, hardware: HardwareSpec) -> tuple[Candidate, ...]:
         Candidate(
             spec=tight,
             estimate=make_estimate(
-                tight, states=8 * GIB, activations=12 * GIB, fits=Verdict.UNCERTAIN, tokens_per_second=27_900.0
+                tight,
+                states=8 * GIB,
+                activations=12 * GIB,
+                fits=Verdict.UNCERTAIN,
+                tokens_per_second=27_900.0,
             ),
             pareto=False,
         ),

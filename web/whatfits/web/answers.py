@@ -58,17 +58,24 @@ class Parallelism(Answer):
     zero_stage: int
     tp_degree: int
     pp_degree: int
+    cp_degree: int
+
+
+class Hardware(Answer):
+    gpu: str
+    num_gpus: int
 
 
 class Spec(Answer):
     training: Training
     parallelism: Parallelism
+    hardware: Hardware
 
 
 class Estimate(Answer):
     fits: str
     memory: Memory
-    time: Time | None
+    time: Time
     provenance: Provenance
 
 
@@ -82,6 +89,7 @@ class Candidate(Answer):
 class Rejection(Answer):
     optimizer: str
     rank: int | None = None
+    placement: str
     why: str
     smallest_change_that_fits: str | None
 
@@ -91,6 +99,7 @@ class Plan(Answer):
     rejected: tuple[Rejection, ...]
     searched: int
     elapsed_seconds: float
+    assumptions: tuple[str, ...] = ()
 
 
 class FieldProblem(Answer):

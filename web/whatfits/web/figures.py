@@ -9,13 +9,20 @@ from typing import Any
 
 from whatfits.estimator.units import GIB, format_bytes
 
-__all__ = ["SEGMENTS", "MemoryBar", "Segment", "build_memory_figure", "build_segment_bytes", "segments_in_use"]
+__all__ = [
+    "SEGMENTS",
+    "MemoryBar",
+    "Segment",
+    "build_memory_figure",
+    "build_segment_bytes",
+    "segments_in_use",
+]
 
 # A Plotly figure is JSON without a fixed shape.
 Figure = dict[str, Any]
 
 _BAR_PIXELS = 34
-_FRAME_PIXELS = 150
+_FRAME_PIXELS = 80
 _TICK_STEPS_GIB = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 _MOST_TICKS = 9
 
@@ -32,18 +39,18 @@ class Segment:
 
 SEGMENTS = (
     Segment(key="weights", label="Weights", colour="#4e79a7"),
-    Segment(key="master_weights", label="Master weights", colour="#8fb0d3", pattern="/"),
+    Segment(key="master_weights", label="Master weights", colour="#a0cbe8", pattern="/"),
     Segment(key="gradients", label="Gradients", colour="#f28e2b"),
     Segment(key="optimizer_states", label="Optimizer states", colour="#e15759"),
     Segment(key="activations", label="Activations", colour="#59a14f"),
-    Segment(key="logits_and_loss", label="Logits and loss", colour="#9bd08c", pattern="\\"),
+    Segment(key="logits_and_loss", label="Logits and loss", colour="#a6d88f", pattern="/"),
     Segment(key="temporaries", label="Temporaries", colour="#edc948"),
     Segment(key="communication_buffers", label="Communication", colour="#b07aa1"),
-    Segment(key="workspace", label="Workspace", colour="#9c755f", pattern="x"),
-    Segment(key="rounding_and_remainders", label="Rounding", colour="#bab0ac"),
-    Segment(key="allocator_overhead", label="Allocator overhead", colour="#7f8a94", pattern="/"),
-    Segment(key="context", label="CUDA context", colour="#56636f"),
-    Segment(key="communicators", label="Communicators", colour="#8e6c8a", pattern="."),
+    Segment(key="workspace", label="Workspace", colour="#9c755f"),
+    Segment(key="rounding_and_remainders", label="Rounding", colour="#d7b5a6"),
+    Segment(key="allocator_overhead", label="Allocator overhead", colour="#c9d1d8", pattern="/"),
+    Segment(key="context", label="CUDA context", colour="#8796a5"),
+    Segment(key="communicators", label="Communicators", colour="#76b7b2"),
 )
 
 
@@ -71,7 +78,9 @@ def segments_in_use(bars: Sequence[MemoryBar]) -> tuple[Segment, ...]:
     """The segments that some bar has, in drawing order; one the page does not know is drawn grey."""
     known = {segment.key for segment in SEGMENTS}
     unknown = dict.fromkeys(key for bar in bars for key in bar.segments if key not in known)
-    strangers = (Segment(key=key, label=key.replace("_", " ").capitalize(), colour="#999999") for key in unknown)
+    strangers = (
+        Segment(key=key, label=key.replace("_", " ").capitalize(), colour="#999999") for key in unknown
+    )
     return tuple(
         segment
         for segment in (*SEGMENTS, *strangers)
@@ -89,13 +98,13 @@ def build_memory_figure(bars: Sequence[MemoryBar], *, usable_bytes: int) -> Figu
             "barmode": "stack",
             "bargap": 0.28,
             "height": _FRAME_PIXELS + _BAR_PIXELS * len(bars),
-            "margin": {"l": 8, "r": 16, "t": 34, "b": 40},
+            "margin": {"l": 8, "r": 16, "t": 34, "b": 32},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": "system-ui, sans-serif", "size": 13},
             "hovermode": "closest",
             "dragmode": False,
-            "legend": {"orientation": "h", "x": 0, "y": -0.12, "yref": "container", "traceorder": "normal"},
+            "showlegend": False,
             "xaxis": _memory_axis(longest * 1.04),
             "yaxis": {"autorange": "reversed", "automargin": True, "fixedrange": True, "ticks": ""},
             "shapes": [_limit_line(usable_bytes)],
@@ -116,7 +125,13 @@ def _segment_trace(segment: Segment, bars: Sequence[MemoryBar]) -> Figure:
         "hovertemplate": "%{y}<br>" + segment.label + ": %{customdata}<extra></extra>",
         "marker": {
             "color": segment.colour,
-            "pattern": {"shape": segment.pattern, "size": 6, "solidity": 0.25, "fgcolor": "#ffffff"},
+            "pattern": {
+                "shape": segment.pattern,
+                "fillmode": "overlay",
+                "size": 6,
+                "solidity": 0.2,
+                "fgcolor": "#ffffff",
+            },
             "line": {"width": 0},
         },
     }
@@ -130,7 +145,8 @@ def _interval_trace(bars: Sequence[MemoryBar]) -> Figure:
         "x": [bar.median for bar in bars],
         "y": [bar.label for bar in bars],
         "customdata": [
-            f"{format_bytes(bar.median)} ({format_bytes(bar.low)} to {format_bytes(bar.high)})" for bar in bars
+            f"{format_bytes(bar.median)} ({format_bytes(bar.low)} to {format_bytes(bar.high)})"
+            for bar in bars
         ],
         "hovertemplate": "%{y}<br>Total: %{customdata}<extra></extra>",
         "marker": {"symbol": "line-ns", "size": 12, "color": "#17222d", "line": {"width": 2}},
@@ -146,9 +162,7 @@ def _interval_trace(bars: Sequence[MemoryBar]) -> Figure:
 
 
 def _memory_axis(end: float) -> Figure:
-    step = next(
-        (step for step in _TICK_STEPS_GIB if end / (step * GIB) <= _MOST_TICKS), _TICK_STEPS_GIB[-1]
-    )
+    step = next((step for step in _TICK_STEPS_GIB if end / (step * GIB) <= _MOST_TICKS), _TICK_STEPS_GIB[-1])
     ticks = list(range(0, int(end) + 1, step * GIB))
     return {
         "range": [0, end],

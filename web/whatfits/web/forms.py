@@ -7,7 +7,14 @@ from typing import Any, Protocol
 
 from whatfits.web.answers import FieldProblem, Problem
 
-__all__ = ["FormProblems", "PlanForm", "assign_problems", "build_cli_command", "build_plan_request", "read_plan_form"]
+__all__ = [
+    "FormProblems",
+    "PlanForm",
+    "assign_problems",
+    "build_cli_command",
+    "build_plan_request",
+    "read_plan_form",
+]
 
 DEFAULT_MODEL = "LLaMA-13B"
 DEFAULT_GPUS = "8xA100-80GB"
@@ -36,6 +43,11 @@ class FormProblems:
 
     by_field: dict[str, tuple[str, ...]]
     general: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.general, *(sentence for found in self.by_field.values() for sentence in found))
 
 
 class QueryString(Protocol):

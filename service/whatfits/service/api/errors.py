@@ -75,9 +75,7 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
 def _answer_input_error(request: Request, error: InputError) -> Response:
     kind = problems.UNSUPPORTED if isinstance(error, UnsupportedError) else problems.INVALID_INPUT
     described = _describe_field(_place_of_field(error.field), error)
-    return build_problem_response(
-        kind, detail=str(error), instance=request.url.path, errors=(described,)
-    )
+    return build_problem_response(kind, detail=str(error), instance=request.url.path, errors=(described,))
 
 
 def _describe_field(place: Location, error: InputError) -> FieldProblem:
@@ -110,21 +108,25 @@ def _describe_body_errors(
     )
 
 
-# Pydantic's error details hold whatever was sent.
-def _place(detail: Mapping[str, Any], body: object) -> Location:
+# Pydantic's error details, and the body, hold whatever was sent.
+def _place(detail: Mapping[str, Any], body: Any) -> Location:
     """Keys and indices from the body to the value: pydantic's location without the names of union branches."""
     place: list[str | int] = []
     value = body
     location: Sequence[str | int] = detail["loc"]
     for index, part in enumerate(location):
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+        if _holds(value, part):
             value = value[part]
         elif detail["type"] != "missing" or index != len(location) - 1:
             continue
         place.append(part)
     return tuple(place)
+
+
+def _holds(value: object, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, dict) and part in value
 
 
 def _find_spec(request: Request) -> type[BaseModel] | None:

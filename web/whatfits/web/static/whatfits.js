@@ -4,8 +4,22 @@
 (function () {
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  const isNarrow = window.matchMedia("(max-width: 44rem)");
+  const isDark = window.matchMedia("(prefers-color-scheme: dark)");
+
+  const everyThird = (values) => values.filter((_, index) => index % 3 === 0);
+
+  const fitNarrow = (layout) => {
+    layout.font.size = 11;
+    layout.xaxis.tickvals = everyThird(layout.xaxis.tickvals);
+    layout.xaxis.ticktext = everyThird(layout.xaxis.ticktext);
+  };
+
   const themed = (figure) => {
     const layout = structuredClone(figure.layout);
+    if (isNarrow.matches) {
+      fitNarrow(layout);
+    }
     layout.font = { ...layout.font, color: colour("--ink") };
     layout.xaxis = { ...layout.xaxis, gridcolor: colour("--grid"), zerolinecolor: colour("--line-strong") };
     layout.hoverlabel = { bgcolor: colour("--card"), bordercolor: colour("--line-strong"), font: { color: colour("--ink") } };
@@ -36,7 +50,8 @@
       Plotly.react(target, data, layout, config);
     };
     draw();
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+    isDark.addEventListener("change", draw);
+    isNarrow.addEventListener("change", draw);
   };
 
   const addCopyButtons = () => {
@@ -59,7 +74,6 @@
     }
   };
 
-  document.documentElement.classList.remove("no-script");
   drawChart();
   addCopyButtons();
 })();
