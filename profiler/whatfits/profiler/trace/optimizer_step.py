@@ -23,11 +23,11 @@ class StepEvent(NamedTuple):
     nbytes: int
 
 
-class StorageLog(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+class StorageLog(TorchDispatchMode):
     """Records storages of one device type as operators create them and as they die."""
 
     def __init__(self, device_type: str, existing: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.events: list[StepEvent] = []
         self._device_type = device_type
         self._blocks: dict[int, int] = {}

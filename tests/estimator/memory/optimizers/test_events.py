@@ -17,6 +17,7 @@ from whatfits.estimator.memory.optimizers import (
     AdamWFused,
     Apollo,
     GaLoreAdamW,
+    GaLoreAdamW8bit,
     OptimizerProgram,
     ParameterTensor,
     Sgd,
@@ -81,7 +82,7 @@ def program_phases(
     without_owner: str = "",
 ) -> dict[StepPhase, list[Event]]:
     """The program's events in the trace's form, without what a trace cannot see."""
-    phases = {}
+    phases: dict[StepPhase, list[Event]] = {}
     for phase in StepPhase:
         events = [
             event
@@ -136,24 +137,65 @@ def test_galore(order: str, dtype_bytes: int) -> None:
     assert program_phases(program, parameters, without_labels=SVD_INTERNAL) == traced
 
 
-def recorded_apollo() -> tuple[list[ParameterTensor], list[dict[str, Any]]]:
-    """Parameters and cases of apollo_steps.json (see record_apollo_steps.py)."""
-    recorded = json.loads(Path(__file__).with_name("apollo_steps.json").read_text())
-    return references.make_parameters(recorded["parameters"]), recorded["cases"]
+def recorded(name: str) -> dict[str, Any]:
+    """Steps of released optimizers, as record_steps.py wrote them."""
+    steps: dict[str, Any] = json.loads(Path(__file__).with_name(name).read_text())
+    return steps
 
 
-@pytest.mark.parametrize("index", range(4))
-def test_apollo(index: int) -> None:
-    """The released optimizer's own steps."""
-    parameters, cases = recorded_apollo()
-    case = cases[index]
+APOLLO = recorded("apollo_steps.json")
+GALORE_8BIT = recorded("galore_8bit_steps.json")
+
+
+def recorded_phases(case: dict[str, Any]) -> dict[StepPhase, list[Event]]:
+    """The events of a recorded case by phase."""
+    return {
+        StepPhase(phase): [(kind, block, nbytes) for kind, block, nbytes in events]
+        for phase, events in case["steps"].items()
+    }
+
+
+@pytest.mark.parametrize("case", APOLLO["cases"], ids=lambda c: f"{c['scale_type']} {c['dtype_bytes']}")
+def test_apollo(case: dict[str, Any]) -> None:
+    """The released optimizer's own steps, with the limiter acting."""
+    parameters = references.make_parameters(APOLLO["parameters"])
     program = Apollo(
         param_dtype_bytes=case["dtype_bytes"],
         rank=case["rank"],
         scales_tensor=case["scale_type"] == "tensor",
     )
-    recorded = {
-        StepPhase(phase): [tuple(event) for event in events] for phase, events in case["steps"].items()
-    }
 
-    assert program_phases(program, parameters) == recorded
+    assert program_phases(program, parameters) == recorded_phases(case)
+
+
+@pytest.mark.parametrize("case", GALORE_8BIT["cases"], ids=lambda c: f"{c['parameter']} {c['dtype_bytes']}")
+def test_8bit_galore(case: dict[str, Any]) -> None:
+    """Sizes and order of one parameter's update.
+
+    The blocks' numbers differ where the saved copy takes the place of the weights. The projected gradient stays in
+    ``p.grad`` after the step, where it replaces the full one; the program frees it and leaves the full one to the loop.
+    """
+    (parameter,) = references.make_parameters([case["parameter"]])
+    program = GaLoreAdamW8bit(param_dtype_bytes=case["dtype_bytes"], rank=case["rank"])
+    unseen = (*SVD_INTERNAL, "qmap1", "qmap2")
+
+    phases = program_phases(program, [parameter], without_labels=unseen)
+
+    for phase, traced in recorded_phases(case).items():
+        sizes = [(kind, nbytes) for kind, _, nbytes in traced]
+        if references.is_projected(parameter):
+            sizes.append(("free", traced_projected_gradient(case)))
+        assert [(kind, nbytes) for kind, _, nbytes in phases[phase]] == sizes
+
+
+def traced_projected_gradient(case: dict[str, Any]) -> int:
+    """Bytes of the one block that stays after a steady step in place of an older one: the projected gradient.
+
+    The saved copy stays as well, for the weights that were freed; it is the larger of the two.
+    """
+    events = recorded_phases(case)[StepPhase.steady]
+    kept = {block: nbytes for kind, block, nbytes in events if kind == "alloc"}
+    for kind, block, _ in events:
+        if kind == "free":
+            kept.pop(block, None)
+    return min(kept.values())

@@ -33,6 +33,7 @@ COMPARISON_BYTES = 1
 LIMITER_NORM = "limiter_norm"
 """State: the norm of the last scaled gradient, which limits the growth of the next (arXiv:2410.01623)."""
 
+FACTOR_ACCESSES = 8
 FULL_RANK_ACCESSES = 1 + 2 + 1 + 2 + 2 + PARAMETER_UPDATE_ACCESSES
 """Full-size reads and writes: project 1, scale 2, norm 1, limit 2, multiply in place 2, add 3."""
 
@@ -49,6 +50,10 @@ class Apollo(LowRankProgram):
     def local_names(self) -> tuple[str, ...]:
         """The slots of ``step()`` that hold temporaries."""
         return ("grad", "denom", "norm_grad", "factor", "scaled_grad", "scaled_grad_norm", "limiter")
+
+    def num_factors(self, projection: Projection) -> int:
+        """Scaling factors of one matrix: one per channel of the longer side, or one."""
+        return 1 if self.scales_tensor else projection.long_side
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
         """P, two projected moments and one norm: (r M + 2 r N + 1) s; elsewhere Adam's 2 e s.
@@ -107,7 +112,7 @@ class Apollo(LowRankProgram):
 
     def _record_factor(self, frame: Frame, projection: Projection) -> None:
         """``norm(update) / (norm(projected gradient) + eps)``, per channel or per tensor."""
-        nbytes = self.param_dtype_bytes * (1 if self.scales_tensor else projection.long_side)
+        nbytes = self.param_dtype_bytes * self.num_factors(projection)
         update_norm = frame.temporary(nbytes, "update norm")
         gradient_norm = frame.temporary(nbytes, "gradient norm")
         denominator = frame.temporary(nbytes, "gradient norm + eps")
@@ -146,9 +151,10 @@ class Apollo(LowRankProgram):
         frame.assign("limiter", limiter)
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """FLOPs = 2 m n r; bytes = s (11 m n + 21 r N + r M) for a projected matrix.
+        """FLOPs = 2 m n r; bytes = s (11 m n + 20 r N + r M + 8 c) for a projected matrix with c factors.
 
-        One product projects the gradient; there is no back-projection and no SVD.
+        One product projects the gradient; there is no back-projection and no SVD. A factor is written and read as
+        two norms, their quotient and its operands: 8 accesses.
 
         Source: arXiv:2412.05270 Algorithm 1.
         Assumes: one kernel per operator, no weight decay, no reuse in cache; the refresh is a draw of r M numbers.
@@ -158,8 +164,9 @@ class Apollo(LowRankProgram):
             return StepWork(0, self.full_rank_traffic(parameter), 0, None)
         elements = (
             FULL_RANK_ACCESSES * projection.full
-            + (LOW_RANK_ADAM_ACCESSES + 4) * projection.low_rank
+            + (LOW_RANK_ADAM_ACCESSES + 3) * projection.low_rank
             + projection.matrix
+            + FACTOR_ACCESSES * self.num_factors(projection)
         )
         moved = elements * self.param_dtype_bytes
         return StepWork(projection.product_flops, moved, 0, self.update_interval)

@@ -1,0 +1,104 @@
+"""The table of optimizers, its default ranks, and what is built from a spec."""
+
+import pytest
+
+from whatfits.estimator.memory.optimizers import (
+    OPTIMIZERS,
+    AdamW8bit,
+    AdamWForeach,
+    AdamWForLoop,
+    AdamWFused,
+    Apollo,
+    GaLoreAdamW,
+    ParameterRole,
+    ParameterTensor,
+    StepPhase,
+    build_optimizer_program,
+)
+from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
+
+
+def test_table_lists_every_name_a_spec_accepts() -> None:
+    assert set(OPTIMIZERS) == set(OptimizerName)
+
+
+@pytest.mark.parametrize("name", OptimizerName)
+def test_every_optimizer_builds_and_answers(name: OptimizerName) -> None:
+    program = build_optimizer_program(OptimizerSpec(name=name), param_dtype_bytes=2, hidden_size=64)
+    matrix = ParameterTensor(name="w", shape=(128, 64), role=ParameterRole.linear)
+
+    state = program.state_bytes([matrix])
+
+    assert (state == 0) is (name is OptimizerName.SGD)
+    assert program.transient_bytes([matrix], StepPhase.first) >= state
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "rank"), [(512, 128), (1024, 256), (2048, 512), (4096, 1024)], ids=str
+)
+def test_galore_ranks_of_the_paper(hidden_size: int, rank: int) -> None:
+    """arXiv:2403.03507, Table 2 (60M, 350M, 1B) and the 7B script."""
+    program = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.GALORE_ADAMW), param_dtype_bytes=2, hidden_size=hidden_size
+    )
+
+    assert isinstance(program, GaLoreAdamW)
+    assert program.rank == rank
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "rank"), [(512, 128), (768, 192), (1024, 256), (2048, 256), (4096, 256)], ids=str
+)
+def test_apollo_ranks_of_the_scripts(hidden_size: int, rank: int) -> None:
+    """zhuhanqing/APOLLO, scripts/pretrain_c4: 60M, 130M, 350M, 1B, 7B."""
+    program = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.APOLLO), param_dtype_bytes=2, hidden_size=hidden_size
+    )
+
+    assert isinstance(program, Apollo)
+    assert program.rank == rank
+
+
+def test_settings_reach_the_program() -> None:
+    galore = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.GALORE_ADAMW, rank=7, projection_update_interval=11),
+        param_dtype_bytes=4,
+        hidden_size=64,
+    )
+    bits = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.ADAMW_8BIT, block_size=2048),
+        param_dtype_bytes=2,
+        hidden_size=64,
+        fp32_embeddings=True,
+    )
+
+    assert galore == GaLoreAdamW(param_dtype_bytes=4, rank=7, update_interval=11)
+    assert bits == AdamW8bit(param_dtype_bytes=2, block_size=2048, fp32_embeddings=True)
+
+
+def test_implementation_chooses_the_adamw() -> None:
+    built = [
+        type(
+            build_optimizer_program(
+                OptimizerSpec(name=OptimizerName.ADAMW, implementation=implementation),
+                param_dtype_bytes=2,
+                hidden_size=64,
+            )
+        )
+        for implementation in (
+            OptimizerImplementation.FOR_LOOP,
+            OptimizerImplementation.FOREACH,
+            OptimizerImplementation.FUSED,
+        )
+    ]
+
+    assert built == [AdamWForLoop, AdamWForeach, AdamWFused]
+
+
+def test_a_program_is_built_once_per_setting() -> None:
+    """What it has evaluated for one candidate of a plan serves the next."""
+    spec = OptimizerSpec(name=OptimizerName.APOLLO, rank=8)
+
+    first = build_optimizer_program(spec, param_dtype_bytes=2, hidden_size=64)
+
+    assert build_optimizer_program(spec, param_dtype_bytes=2, hidden_size=128) is first
