@@ -1,0 +1,34 @@
+"""Whatever the description of the API allows, and what it forbids, is answered as it says."""
+
+from typing import Any
+
+import schemathesis
+from hypothesis import settings
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from tests.fakes import FakePlanner
+from whatfits.service.app import create_app
+from whatfits.service.settings import Settings
+
+schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", create_app(Settings(), planner=FakePlanner()))
+# Which names exist and which numbers go together is more than a JSON schema can say.
+TOO_STRICT = [positive_data_acceptance]
+# Values that every question needs; without them few generated ones come past the first name.
+VALID: dict[str, dict[str, Any]] = {
+    "/api/v1/plans": {"model": "llama-13b", "hardware": "8xa100-80gb"},
+    "/api/v1/estimates": {"model": "llama-13b", "hardware": {"gpu": "h100", "num_gpus": 8}},
+}
+
+
+@schema.parametrize()
+@settings(max_examples=40, deadline=None)
+def test_no_request_breaks_the_api(case: schemathesis.Case[Any]) -> None:
+    case.call_and_validate(excluded_checks=TOO_STRICT)
+
+
+@schema.include(path=list(VALID)).parametrize()
+@settings(max_examples=40, deadline=None)
+def test_no_question_about_a_known_model_and_gpu_breaks_the_api(case: schemathesis.Case[Any]) -> None:
+    if isinstance(case.body, dict):
+        case.body |= VALID[case.path]
+    case.call_and_validate(excluded_checks=[*TOO_STRICT, negative_data_rejection])
