@@ -11,6 +11,7 @@ from whatfits.estimator.memory.optimizers import (
     OptimizerEvent,
     OptimizerProgram,
     ParameterRole,
+    Parameters,
     ParameterTensor,
     StepPhase,
     build_optimizer_program,
@@ -142,3 +143,12 @@ def test_a_replaced_state_frees_the_older_block() -> None:
     ]
 
     assert [event.block for event in number_blocks(events, first_block=7)] == [7, 8, 7, -1]
+
+
+@given(parameters=parameter_lists)
+def test_kinds_count_every_parameter_once(parameters: list[ParameterTensor]) -> None:
+    counted = Parameters(parameters)
+
+    assert sum(kind.occurrences for kind in counted.kinds) == len(parameters)
+    assert len({(kind.example.shape, kind.example.role) for kind in counted.kinds}) == len(counted.kinds)
+    assert Parameters.of(counted) is counted

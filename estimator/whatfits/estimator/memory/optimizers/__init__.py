@@ -4,6 +4,7 @@ from whatfits.estimator.memory.optimizers.apollo import Apollo
 from whatfits.estimator.memory.optimizers.blockwise_8bit import AdamW8bit
 from whatfits.estimator.memory.optimizers.frame import NumberedEvent, number_blocks
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
+from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.program import (
     OptimizerEvent,
     OptimizerProgram,
@@ -36,6 +37,7 @@ __all__ = [
     "OptimizerProgram",
     "ParameterRole",
     "ParameterTensor",
+    "Parameters",
     "RankRule",
     "Sgd",
     "StateTensor",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whatfits.estimator.memory.optimizers.frame import Frame
+from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import (
     ParameterRole,
@@ -105,7 +106,11 @@ class AdamW8bit(PerParameterProgram):
 
     def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
         """The two maps, once some parameter is quantised."""
-        return quantisation_maps() if any(len(self.states(p)) > 2 for p in parameters) else ()
+        return (
+            quantisation_maps()
+            if any(len(self.states(kind.example)) > 2 for kind in Parameters.of(parameters).kinds)
+            else ()
+        )
 
     def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
         """In place; the first step makes the state."""

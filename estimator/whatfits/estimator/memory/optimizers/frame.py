@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from whatfits.estimator.memory.optimizers.program import OptimizerEvent
 from whatfits.estimator.units import round_allocation
 
-__all__ = ["Block", "Carry", "Frame", "NumberedEvent", "number_blocks", "rounded_peak_and_net"]
+__all__ = ["Block", "Carry", "CostFrame", "Frame", "NumberedEvent", "number_blocks"]
 
 
 class Block(NamedTuple):
@@ -112,16 +112,20 @@ class Frame:
         self.events.append(OptimizerEvent(kind, block.key, block.nbytes, block.label))
 
 
-def rounded_peak_and_net(events: Iterable[OptimizerEvent]) -> tuple[int, int]:
-    """Highest and final sum of live bytes over the events, from 0, each tensor rounded up to 512."""
-    live = peak = 0
-    for event in events:
-        if event.kind == "alloc":
-            live += round_allocation(event.nbytes)
-            peak = max(peak, live)
+class CostFrame(Frame):
+    """A frame that sums bytes, each tensor rounded up to 512, instead of listing events."""
+
+    def __init__(self, carry: Carry) -> None:
+        super().__init__(carry)
+        self.live = 0
+        self.peak = 0
+
+    def _record(self, kind: Literal["alloc", "free"], block: Block) -> None:
+        if kind == "free":
+            self.live -= round_allocation(block.nbytes)
         else:
-            live -= round_allocation(event.nbytes)
-    return peak, live
+            self.live += round_allocation(block.nbytes)
+            self.peak = max(self.peak, self.live)
 
 
 class NumberedEvent(NamedTuple):

@@ -20,6 +20,7 @@ from whatfits.estimator.memory.optimizers.low_rank import (
     PARAMETER_UPDATE_ACCESSES,
     Projection,
 )
+from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.program import (
     ParameterTensor,
     StateTensor,
@@ -128,7 +129,11 @@ class GaLoreAdamW8bit(GaLoreProgram):
 
     def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
         """The two quantisation maps, once some tensor is quantised."""
-        quantised = any(state.name == "absmax1" for p in parameters for state in self.states(p))
+        quantised = any(
+            state.name == "absmax1"
+            for kind in Parameters.of(parameters).kinds
+            for state in self.states(kind.example)
+        )
         return quantisation_maps() if quantised else ()
 
     def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:

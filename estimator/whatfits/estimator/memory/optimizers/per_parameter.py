@@ -1,11 +1,12 @@
 """Optimizers that update one parameter after the other: composition of a step from single updates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from whatfits.estimator.memory.optimizers.frame import Carry, Frame, rounded_peak_and_net
+from whatfits.estimator.memory.optimizers.frame import Carry, CostFrame, Frame
+from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.program import (
     OptimizerEvent,
     ParameterTensor,
@@ -19,11 +20,32 @@ __all__ = ["PerParameterProgram", "device_bytes"]
 
 
 class _Update(NamedTuple):
-    """One parameter's update seen from outside: peak and change of live bytes, and what the next one starts from."""
+    """One parameter's update seen from outside.
+
+    Peak and change of live bytes, and the number of the carry the next update starts from.
+    """
 
     peak: int
     net: int
-    carry: Carry
+    carry: int
+
+
+@dataclass(slots=True)
+class _Evaluated:
+    """What a program has worked out: updates by phase, kind of parameter and carry; carries by number."""
+
+    updates: dict[StepPhase, dict[tuple[int, int], _Update]] = field(
+        default_factory=lambda: {phase: {} for phase in StepPhase}
+    )
+    carries: list[Carry] = field(default_factory=lambda: [Carry()])
+    carry_numbers: dict[Carry, int] = field(default_factory=lambda: {Carry(): 0})
+
+    def number(self, carry: Carry) -> int:
+        """The number of a carry, a new one if it is new."""
+        number = self.carry_numbers.setdefault(carry, len(self.carries))
+        if number == len(self.carries):
+            self.carries.append(carry)
+        return number
 
 
 def device_bytes(states: Sequence[StateTensor]) -> int:
@@ -43,7 +65,7 @@ class PerParameterProgram(ABC):
     """Whether the first ``step()`` creates every state before it updates anything."""
 
     param_dtype_bytes: int
-    _updates: dict[Hashable, _Update] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _evaluated: _Evaluated = field(default_factory=_Evaluated, init=False, repr=False, compare=False)
 
     @property
     @abstractmethod
@@ -90,12 +112,8 @@ class PerParameterProgram(ABC):
     def state_bytes(self, parameters: Sequence[ParameterTensor]) -> int:
         """Device bytes of all persistent state, each tensor rounded up to 512."""
         total = device_bytes(self.shared_states(parameters))
-        known: dict[Hashable, int] = {}
-        for parameter in parameters:
-            key = (parameter.shape, parameter.role)
-            if key not in known:
-                known[key] = device_bytes(self.states(parameter))
-            total += known[key]
+        for kind in Parameters.of(parameters).kinds:
+            total += kind.occurrences * device_bytes(self.states(kind.example))
         return total
 
     def transient_bytes(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> int:
@@ -107,12 +125,15 @@ class PerParameterProgram(ABC):
         Source: the definition; equal to walking `events`.
         Assumes: nothing else allocates during ``step()``.
         """
-        frame = Frame()
-        self.begin(frame, parameters, phase)
-        peak, live = rounded_peak_and_net(frame.events)
-        carry = frame.carry()
-        for parameter in parameters:
-            update = self._update_once(parameter, phase, carry)
+        parameters = Parameters.of(parameters)
+        creates_first = phase is StepPhase.first and self.creates_all_states_first
+        peak = live = self.state_bytes(parameters) if creates_first else 0
+        carry = 0
+        known = self._evaluated.updates[phase]
+        for index, kind in enumerate(parameters.kind_numbers):
+            update = known.get((kind, carry))
+            if update is None:
+                update = known[kind, carry] = self._evaluate(parameters[index], phase, carry)
             peak = max(peak, live + update.peak)
             live += update.net
             carry = update.carry
@@ -124,24 +145,17 @@ class PerParameterProgram(ABC):
 
     def flops_and_bytes(self, parameters: Sequence[ParameterTensor]) -> StepWork:
         """Sum of the parameters' `update_work`."""
-        known: dict[Hashable, StepWork] = {}
         flops = bytes_moved = svd_work = 0
         interval: int | None = None
-        for parameter in parameters:
-            key = (parameter.shape, parameter.role)
-            work = known.get(key) or known.setdefault(key, self.update_work(parameter))
-            flops += work.flops
-            bytes_moved += work.bytes_moved
-            svd_work += work.svd_work
+        for kind in Parameters.of(parameters).kinds:
+            work = self.update_work(kind.example)
+            flops += kind.occurrences * work.flops
+            bytes_moved += kind.occurrences * work.bytes_moved
+            svd_work += kind.occurrences * work.svd_work
             interval = interval or work.refresh_interval
         return StepWork(flops, bytes_moved, svd_work, interval)
 
-    def _update_once(self, parameter: ParameterTensor, phase: StepPhase, carry: Carry) -> _Update:
-        key = (parameter.shape, parameter.role, phase, carry)
-        known = self._updates.get(key)
-        if known is None:
-            frame = Frame(carry)
-            self.update(frame, parameter, phase)
-            peak, net = rounded_peak_and_net(frame.events)
-            known = self._updates[key] = _Update(peak, net, frame.carry())
-        return known
+    def _evaluate(self, parameter: ParameterTensor, phase: StepPhase, carry: int) -> _Update:
+        frame = CostFrame(self._evaluated.carries[carry])
+        self.update(frame, parameter, phase)
+        return _Update(frame.peak, frame.live, self._evaluated.number(frame.carry()))

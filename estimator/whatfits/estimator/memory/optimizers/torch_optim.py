@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from whatfits.estimator.memory.optimizers.frame import Frame
+from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import (
     OptimizerEvent,
@@ -136,7 +137,11 @@ class AdamWForeach(AdamWForLoop):
         Source: torch/optim/adam.py, `_multi_tensor_adam`.
         Assumes: all parameters of one dtype on one device, which torch groups together.
         """
-        roots = sum(round_allocation(p.numel * self.param_dtype_bytes) for p in parameters)
+        parameters = Parameters.of(parameters)
+        roots = sum(
+            kind.occurrences * round_allocation(kind.example.numel * self.param_dtype_bytes)
+            for kind in parameters.kinds
+        )
         return roots + (self.state_bytes(parameters) if phase is StepPhase.first else 0)
 
 
