@@ -49,6 +49,7 @@
       const { data, layout } = themed(figure);
       Plotly.react(target, data, layout, config);
     };
+    document.querySelector(".chart-fallback").hidden = true;
     draw();
     isDark.addEventListener("change", draw);
     isNarrow.addEventListener("change", draw);
