@@ -118,7 +118,8 @@ def test_layerwise_update_is_a_step_of_one_parameter(
 
 
 @given(
-    spec=st.sampled_from(SPECS),
+    # Not 8-bit GaLore: a projected gradient below 4096 elements keeps fp32 states, larger than 8-bit ones above.
+    spec=st.sampled_from([spec for spec in SPECS if spec.name is not OptimizerName.GALORE_ADAMW_8BIT]),
     rows=st.integers(1, 400),
     columns=st.integers(1, 400),
     s=st.sampled_from([2, 4]),
@@ -126,7 +127,7 @@ def test_layerwise_update_is_a_step_of_one_parameter(
 def test_a_larger_matrix_never_needs_less(spec: OptimizerSpec, rows: int, columns: int, s: int) -> None:
     program = program_of(spec, s)
     small = [ParameterTensor(name="w", shape=(rows, columns), role=ParameterRole.linear)]
-    # Above the limit below which 8-bit optimizers keep fp32 states, where more elements can mean fewer bytes.
+    # So much larger that 8-bit states of more than 4096 elements outweigh fp32 states of fewer.
     large = [ParameterTensor(name="w", shape=(rows + 200, columns + 200), role=ParameterRole.linear)]
 
     assert program.state_bytes(large) >= program.state_bytes(small)
