@@ -10,7 +10,7 @@ from whatfits.service.settings import Settings, check_loopback
 from whatfits.web.client import connect_in_process
 from whatfits.web.routes import add_pages
 
-__all__ = ["build_server_app", "run"]
+__all__ = ["build_server_app", "configure_logging", "run"]
 
 
 def build_server_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI:
@@ -33,19 +33,17 @@ def run(host: str, port: int) -> None:
 
 def configure_logging(*, json: bool) -> None:
     """Write structured log lines, as JSON for machines or as text for people."""
-    renderer = structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer()
+    last: list[structlog.typing.Processor]
+    if json:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:
+        plain = structlog.dev.plain_traceback
+        last = [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if json else _keep_event,
-            renderer,
+            *last,
         ],
     )
-
-
-def _keep_event(
-    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
-) -> structlog.typing.EventDict:
-    return event
