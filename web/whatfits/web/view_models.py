@@ -74,7 +74,7 @@ class RejectionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentTable:
-    """The chart's data as a table: a column per candidate, a row per segment, the total and the limit last."""
+    """The chart's data as a table: a row per candidate, a column per segment, the total and its interval last."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]

@@ -1,8 +1,7 @@
 """From the API's answers to what the templates show: words and texts only, so that templates hold no arithmetic."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 
 from whatfits.estimator.units import format_bytes, format_count, format_seconds
 from whatfits.web.answers import (
@@ -105,7 +104,7 @@ def _build_answer(form: PlanForm, catalog: Catalog, plan: Plan) -> PlanAnswer:
         ),
         figure_json=json.dumps(figure),
         legend=segments_in_use(bars),
-        segments=_segment_table(bars, usable),
+        segments=_segment_table(bars),
         assumptions=_collect_assumptions(plan),
     )
 
@@ -185,24 +184,22 @@ def _memory_bar(row: CandidateRow, estimate: Estimate) -> MemoryBar:
     )
 
 
-def _segment_table(bars: Sequence[MemoryBar], usable_bytes: int) -> SegmentTable:
-    def row(label: str, size_of: Callable[[MemoryBar], float]) -> tuple[str, tuple[str, ...]]:
-        return label, tuple(format_bytes(size_of(bar)) for bar in bars)
-
+def _segment_table(bars: Sequence[MemoryBar]) -> SegmentTable:
+    segments = segments_in_use(bars)
     return SegmentTable(
-        columns=tuple(bar.label for bar in bars),
-        rows=(
-            *(row(segment.label, partial(_segment_bytes, segment.key)) for segment in segments_in_use(bars)),
-            row("Total", lambda bar: bar.median),
-            row("Low (5%)", lambda bar: bar.low),
-            row("High (95%)", lambda bar: bar.high),
-            row("Usable", lambda _: usable_bytes),
+        columns=(*(segment.label for segment in segments), "Total", "90% interval"),
+        rows=tuple(
+            (
+                bar.label,
+                (
+                    *(format_bytes(bar.segments.get(segment.key, 0)) for segment in segments),
+                    format_bytes(bar.median),
+                    word_bytes_interval(bar.low, bar.high),
+                ),
+            )
+            for bar in bars
         ),
     )
-
-
-def _segment_bytes(key: str, bar: MemoryBar) -> int:
-    return bar.segments.get(key, 0)
 
 
 def _collect_assumptions(plan: Plan) -> tuple[str, ...]:
