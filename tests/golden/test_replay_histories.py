@@ -67,7 +67,7 @@ def _events(history: History) -> ReplayEvents:
 
 
 def _replay_alone(history: History, capacity_bytes: int | None) -> ReplayResult:
-    mode = AllocatorMode.expandable if history.header["expandable"] else AllocatorMode.classic
+    mode = AllocatorMode.EXPANDABLE if history.header["expandable"] else AllocatorMode.CLASSIC
     return replay(_events(history), mode=mode, capacity_bytes=capacity_bytes, initial=history.initial)
 
 
@@ -137,7 +137,7 @@ def test_the_recorded_out_of_memory_error_is_predicted() -> None:
         sizes=np.append(events.sizes, request),
     )
 
-    result = replay(attempted, mode=AllocatorMode.expandable, capacity_bytes=capacity)
+    result = replay(attempted, mode=AllocatorMode.EXPANDABLE, capacity_bytes=capacity)
 
     assert result.failed_at == len(events.kinds)
     assert result.num_alloc_retries == 2  # the first gave 6 ranges back and succeeded

@@ -65,7 +65,7 @@ modes = st.sampled_from(AllocatorMode)
 
 def run_stepwise(events: ReplayEvents, mode: AllocatorMode) -> ClassicAllocator | ExpandableAllocator:
     """Replay one event at a time, checking after each that no two blocks overlap."""
-    allocator = ClassicAllocator() if mode is AllocatorMode.classic else ExpandableAllocator()
+    allocator = ClassicAllocator() if mode is AllocatorMode.CLASSIC else ExpandableAllocator()
     assert events.streams is not None
     columns = (events.kinds, events.blocks, events.sizes, events.streams)
     for kind, block, size, stream in zip(*(column.tolist() for column in columns), strict=True):
@@ -104,7 +104,7 @@ def test_peaks_of_a_worked_case() -> None:
 def test_expandable_peaks_of_the_same_case() -> None:
     events = make_events((1, 100), (2, 3 * MIB), 1, (3, 19 * MIB), 2, 3)
 
-    result = replay(events, mode=AllocatorMode.expandable)
+    result = replay(events, mode=AllocatorMode.EXPANDABLE)
 
     assert result.peak_allocated_bytes == 22 * MIB
     assert result.peak_reserved_bytes == 42 * MIB  # 2 MiB and two pages of 20 MiB
@@ -198,7 +198,7 @@ def test_initial_segments_are_refused_in_expandable_mode() -> None:
     initial = InitialSegment(base=0, num_bytes=20 * MIB, stream=0, is_small=False, blocks=())
 
     with pytest.raises(MalformedEventsError, match="classic mode only"):
-        replay(make_events(), mode=AllocatorMode.expandable, initial=[initial])
+        replay(make_events(), mode=AllocatorMode.EXPANDABLE, initial=[initial])
 
 
 @given(event_lists(), modes)

@@ -1,9 +1,7 @@
 """What is live at a peak found in the table, by purpose."""
 
-import numpy as np
-
 from whatfits.estimator.memory.compose import StepMemory
-from whatfits.estimator.memory.peak import FloatArray, Gradients
+from whatfits.estimator.memory.peak import FloatArray, Gradients, row_region
 from whatfits.estimator.profile import COLUMN_KINDS
 from whatfits.estimator.specs import MemoryBreakdown, PeakPhase
 
@@ -14,7 +12,7 @@ def phase_at(memory: StepMemory, row: int) -> PeakPhase:
     """Part of the step a peak lies in."""
     if row < 0:
         return PeakPhase.OPTIMIZER_STEP
-    table = memory.tensors.table
+    table = memory.table
     return PeakPhase(table.labels[table.row_label[row]].phase)
 
 
@@ -24,11 +22,11 @@ def breakdown_at(
     """Terms that sum to the peak. `sizes` are one configuration's, `row` and `peak` as `StepMemory.peaks` found."""
     resting = memory.resting()
     tensors = memory.tensors
-    table, layers = tensors.table, tensors.model.num_layers
+    table, layers = memory.table, tensors.model.num_layers
     counts = table.step_counts(layers) if row < 0 else table.counts(layers)[row]
     live = dict(zip(COLUMN_KINDS, (counts @ sizes).tolist(), strict=True))
     gradients = int(live["gradients_pending"] + _kept_bytes(memory, live["gradients_kept"], row, later_micro_batch))
-    communication = resting.communication_buffers + int(_phase_bytes(memory, row))
+    communication = resting.communication_buffers + _gathered_bytes(memory, row)
     terms = {
         "weights": resting.weights,
         "optimizer_states": resting.optimizer_states,
@@ -51,10 +49,10 @@ def _kept_bytes(memory: StepMemory, kept: float, row: int, later_micro_batch: bo
     return kept / memory.tensors.shard_degree
 
 
-def _phase_bytes(memory: StepMemory, row: int) -> float:
+def _gathered_bytes(memory: StepMemory, row: int) -> int:
     """FSDP's gathered weights and reduce buffers at a row."""
-    if row < 0:
-        return 0.0
-    table = memory.tensors.table
-    in_backward = table.labels[table.row_label[row]].phase == "backward"
-    return float(np.ceil(memory.tensors.phase_bytes[1 if in_backward else 0]))
+    gathered = memory.tensors.fsdp
+    if row < 0 or gathered is None:
+        return 0
+    by_region = (gathered.outside_layers, gathered.forward_layer, gathered.backward_layer)
+    return by_region[row_region(memory.table, row)]

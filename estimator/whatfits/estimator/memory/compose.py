@@ -23,17 +23,28 @@ from whatfits.estimator.memory.peak import (
     live_during_step,
     micro_batch_peak,
 )
-from whatfits.estimator.memory.placement import Placement, ddp_bucket_sizes, fsdp_buffers
-from whatfits.estimator.profile import CountTable
+from whatfits.estimator.memory.placement import FsdpBuffers, Placement, ddp_bucket_sizes, fsdp_buffers
+from whatfits.estimator.profile import CountTable, ParameterTemplate, SizeExpression
 from whatfits.estimator.specs import GpuSpec, ModelSpec
 from whatfits.estimator.units import round_allocation
 
-__all__ = ["CUBLAS_WORKSPACES", "PARAM_DTYPE_BYTES", "RankTensors", "Resting", "StepMemory", "StepPeaks"]
+__all__ = [
+    "CUBLAS_WORKSPACES",
+    "PARAM_DTYPE_BYTES",
+    "OptimizerOnRank",
+    "RankTensors",
+    "Resting",
+    "StepMemory",
+    "StepPeaks",
+]
+
+BoolArray = NDArray[np.bool_]
 
 PARAM_DTYPE_BYTES = 2
 """Pure bf16: weights, gradients and states alike."""
 CUBLAS_WORKSPACES = 2
 """One per thread that multiplies: the caller's and autograd's."""
+_REPEATED_PHASES = (StepPhase.steady, StepPhase.refresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +65,25 @@ class Resting:
 class RankTensors:
     """Parameters of one rank: whole ones, and what of them is local under the placement."""
 
-    def __init__(self, table: CountTable, model: ModelSpec, placement: Placement, shard_degree: int) -> None:
-        self.table, self.model, self.placement, self.shard_degree = table, model, placement, shard_degree
-        self.whole: tuple[ParameterTensor, ...] = build_parameters(table.parameters, model.dims)
+    def __init__(
+        self,
+        model: ModelSpec,
+        templates: tuple[ParameterTemplate, ...],
+        buffers: tuple[tuple[str, SizeExpression], ...],
+        placement: Placement,
+        shard_degree: int = 1,
+    ) -> None:
+        self.model, self.placement, self.shard_degree = model, placement, shard_degree
+        self.whole: tuple[ParameterTensor, ...] = build_parameters(templates, model.dims)
+        self.one_layer = build_parameters(templates, {**model.dims, "L": 1})
+        """One parameter per template, in the order of the templates."""
+        self.buffer_bytes = [int(e.evaluate(model.dims)) for _, e in buffers]
+        """Non-trainable tensors of the module."""
 
     @cached_property
     def local(self) -> tuple[ParameterTensor, ...]:
         """What this rank holds and updates."""
         return self.whole if self.shard_degree == 1 else shard_parameters(self.whole, self.shard_degree)
-
-    @cached_property
-    def buffer_bytes(self) -> list[int]:
-        """Non-trainable tensors of the module."""
-        return [int(e.evaluate(self.model.dims)) for _, e in self.table.buffers]
 
     @cached_property
     def weight_bytes(self) -> int:
@@ -87,12 +104,14 @@ class RankTensors:
         return []
 
     @cached_property
-    def phase_bytes(self) -> tuple[float, float]:
-        """FSDP's gathered weights and reduce buffers in forward and in backward."""
-        if self.placement is not Placement.FSDP:
-            return (0.0, 0.0)
-        buffers = fsdp_buffers(self.whole, PARAM_DTYPE_BYTES)
-        return (float(buffers.forward), float(buffers.backward))
+    def bucket_total(self) -> int:
+        """Bytes of all buckets."""
+        return sum(round_allocation(n) for n in self.bucket_bytes)
+
+    @cached_property
+    def fsdp(self) -> FsdpBuffers | None:
+        """FSDP's gathered weights and reduce buffers, None elsewhere."""
+        return fsdp_buffers(self.whole, PARAM_DTYPE_BYTES) if self.placement is Placement.FSDP else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,39 +120,72 @@ class StepPeaks:
 
     nbytes: FloatArray
     row: NDArray[np.int64]
-    later_micro_batch: NDArray[np.bool_]
+    later_micro_batch: BoolArray
+
+
+class OptimizerOnRank:
+    """One optimizer's bytes on one rank's tensors, each computed once."""
+
+    def __init__(self, tensors: RankTensors, program: OptimizerProgram, *, layerwise: bool) -> None:
+        self.tensors, self.program, self.layerwise = tensors, program, layerwise
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Optimizer states. A layer-wise update has one optimizer per parameter, each with shared states of its own."""
+        local = self.tensors.local
+        if not self.layerwise:
+            return self.program.state_bytes(local)
+        known: dict[tuple[object, ...], int] = {}
+        for p in local:
+            if (p.shape, p.role) not in known:
+                known[p.shape, p.role] = self.program.state_bytes((p,))
+        return sum(known[p.shape, p.role] for p in local)
+
+    @cached_property
+    def step_bytes(self) -> int:
+        """What `step()` allocates at most, in a steady or a refresh step."""
+        return max(self.program.transient_bytes(self.tensors.local, phase) for phase in _REPEATED_PHASES)
+
+    @cached_property
+    def update_bytes(self) -> FloatArray | None:
+        """Per parameter template, the peak of its layer-wise update; None when the optimizer steps at the end."""
+        if not self.layerwise:
+            return None
+        peaks = [
+            max(self.program.update_transient_bytes(p, phase) for phase in _REPEATED_PHASES)
+            for p in self.tensors.one_layer
+        ]
+        return np.array(peaks, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMemory:
-    """Evaluates the step of one optimizer on one rank's tensors for many micro-batches."""
+    """Evaluates the step of one optimizer on one rank for many micro-batches of one structure class."""
 
-    tensors: RankTensors
-    optimizer: OptimizerProgram
-    layerwise: bool
+    table: CountTable
+    optimizer: OptimizerOnRank
     gpu: GpuSpec
     shared: dict[tuple[object, ...], MicroBatchPeak] = field(default_factory=dict)
     """Micro-batch peaks that do not depend on the optimizer, to be shared between optimizers."""
 
-    def state_bytes(self) -> int:
-        """Optimizer states. A layer-wise update has one optimizer per parameter, each with shared states of its own."""
-        if self.layerwise:
-            return sum(self.optimizer.state_bytes((p,)) for p in self.tensors.local)
-        return self.optimizer.state_bytes(self.tensors.local)
+    @property
+    def tensors(self) -> RankTensors:
+        """The rank's tensors."""
+        return self.optimizer.tensors
 
     def resting(self) -> Resting:
         """Bytes held from step to step."""
         return Resting(
             weights=self.tensors.weight_bytes,
-            optimizer_states=self.state_bytes(),
-            communication_buffers=sum(round_allocation(n) for n in self.tensors.bucket_bytes),
+            optimizer_states=self.optimizer.state_bytes,
+            communication_buffers=self.tensors.bucket_total,
             workspace=CUBLAS_WORKSPACES * cublas_workspace_bytes(self.gpu),
         )
 
     @property
     def gradients(self) -> Gradients:
         """What becomes of a complete gradient in the first micro-batch."""
-        if self.layerwise or self.tensors.placement is Placement.DDP_BUCKET_VIEW:
+        if self.optimizer.layerwise or self.tensors.placement is Placement.DDP_BUCKET_VIEW:
             return Gradients.RELEASED
         return Gradients.SHARDED if self.tensors.placement is Placement.FSDP else Gradients.KEPT
 
@@ -142,30 +194,21 @@ class StepMemory:
         """The same in the micro-batches after the first."""
         return Gradients.RELEASED if self.gradients is Gradients.RELEASED else Gradients.ACCUMULATED
 
-    def update_bytes(self) -> FloatArray | None:
-        """Per parameter template, the peak of its layer-wise update; None when the optimizer steps at the end."""
-        if not self.layerwise:
-            return None
-        templates = build_parameters(self.tensors.table.parameters, {**self.tensors.model.dims, "L": 1})
-        phases = (StepPhase.steady, StepPhase.refresh)
-        peaks = [max(self.optimizer.update_transient_bytes(p, phase) for phase in phases) for p in templates]
-        return np.array(peaks, dtype=np.float64)
-
     def micro_batch(self, sizes: FloatArray, gradients: Gradients, key: object) -> MicroBatchPeak:
         """Peak of one micro-batch above the resting bytes. `key` names `sizes` for sharing between optimizers."""
-        tensors, update = self.tensors, self.update_bytes()
-        name = (key, tensors.table.key, tensors.placement, tensors.shard_degree, gradients)
+        tensors, update = self.tensors, self.optimizer.update_bytes
+        name = (key, self.table.key, tensors.placement, tensors.shard_degree, gradients)
         if update is None and name in self.shared:
             return self.shared[name]
         found = micro_batch_peak(
-            tensors.table,
+            self.table,
             tensors.model.num_layers,
             sizes,
             gradients,
             all_gradients=float(tensors.gradient_bytes),
             shard_degree=tensors.shard_degree,
             update_bytes=update,
-            phase_bytes=tensors.phase_bytes,
+            gathered=tensors.fsdp,
         )
         if update is None:
             self.shared[name] = found
@@ -173,27 +216,24 @@ class StepMemory:
 
     def optimizer_step(self, sizes: FloatArray) -> FloatArray:
         """Bytes above the resting ones at the peak of `step()`, in a steady or a refresh step."""
-        left = live_during_step(self.tensors.table, self.tensors.model.num_layers, sizes)
-        if self.layerwise:
+        left = live_during_step(self.table, self.tensors.model.num_layers, sizes)
+        if self.optimizer.layerwise:
             return left
         held = 0 if self.gradients is Gradients.RELEASED else self.tensors.gradient_bytes
-        phases = (StepPhase.steady, StepPhase.refresh)
-        return left + held + max(self.optimizer.transient_bytes(self.tensors.local, phase) for phase in phases)
+        return left + held + self.optimizer.step_bytes
 
-    def peaks(self, sizes: FloatArray, *, accumulated: bool, key: object = None) -> StepPeaks:
-        """Peak of the whole step for every configuration of `sizes`."""
-        resting = self.resting().total
+    def peaks(self, sizes: FloatArray, *, accumulated: BoolArray, key: object = None) -> StepPeaks:
+        """Peak of the whole step for every configuration of `sizes`; `accumulated` where it has several micro-batches."""
         first = self.micro_batch(sizes, self.gradients, key)
-        best, row = first.nbytes.copy(), first.row.copy()
-        later = np.zeros(len(best), dtype=bool)
-        if accumulated:
+        best, row, later = first.nbytes, first.row, np.zeros(len(sizes), dtype=bool)
+        if accumulated.any():
             second = self.micro_batch(sizes, self.later_gradients, key)
-            later = second.nbytes > best
+            later = accumulated & (second.nbytes > best)
             best, row = np.where(later, second.nbytes, best), np.where(later, second.row, row)
         step = self.optimizer_step(sizes)
         in_step = step > best
         return StepPeaks(
-            nbytes=resting + np.where(in_step, step, best),
+            nbytes=self.resting().total + np.where(in_step, step, best),
             row=np.where(in_step, -1, row),
             later_micro_batch=later & ~in_step,
         )

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whatfits.estimator.memory.placement import FsdpBuffers
 from whatfits.estimator.profile import COLUMN_KINDS, CountTable, with_derived_symbols
 from whatfits.estimator.units import ALLOCATION_GRANULARITY
 
-__all__ = ["Gradients", "MicroBatchPeak", "live_during_step", "micro_batch_peak", "rounded_sizes"]
+__all__ = ["Gradients", "MicroBatchPeak", "live_during_step", "micro_batch_peak", "rounded_sizes", "row_region"]
 
 FloatArray = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ def micro_batch_peak(
     all_gradients: float = 0.0,
     shard_degree: int = 1,
     update_bytes: NDArray[np.float64] | None = None,
-    phase_bytes: tuple[float, float] = (0.0, 0.0),
+    gathered: FsdpBuffers | None = None,
 ) -> MicroBatchPeak:
     """Largest row per configuration.
 
@@ -87,10 +88,13 @@ def micro_batch_peak(
         all_gradients: bytes of all gradients, which lie there from the first micro-batch on (ACCUMULATED).
         shard_degree: ranks a kept gradient is divided by (SHARDED).
         update_bytes: per parameter template, what its layer-wise update allocates (RELEASED).
-        phase_bytes: constants added to rows of the forward pass and of the backward pass.
+        gathered: full-size tensors FSDP adds to each row, by where the row lies.
     """
     view = _view(table, num_layers, gradients, shard_degree)
-    added = np.where(view.in_backward, phase_bytes[1], phase_bytes[0]).astype(np.float64)
+    added = np.zeros(len(view.row))
+    if gathered is not None:
+        by_region = (gathered.outside_layers, gathered.forward_layer, gathered.backward_layer)
+        added = np.array(by_region, dtype=np.float64)[view.region]
     if gradients is Gradients.ACCUMULATED:
         added = added + all_gradients
     if update_bytes is not None:
@@ -112,7 +116,8 @@ class _View:
     counts: FloatArray
     row: NDArray[np.int64]
     parameter: NDArray[np.int64]
-    in_backward: NDArray[np.bool_]
+    region: NDArray[np.int64]
+    """0 outside the layers, 1 in a layer's forward, 2 in its backward."""
 
 
 @lru_cache(maxsize=512)
@@ -124,13 +129,21 @@ def _view(table: CountTable, num_layers: int, gradients: Gradients, shard_degree
     elif gradients is Gradients.SHARDED:
         summed -= counts[:, _KEPT] * (1.0 - 1.0 / shard_degree)
     parameter = table.row_parameter if gradients is Gradients.RELEASED else np.full(len(summed), -1)
-    in_backward = table.phases() == "backward"
+    region = np.array([row_region(table, j) for j in range(len(summed))], dtype=np.int64)
     kept: list[int] = []
-    for group in {(int(p), bool(b)) for p, b in zip(parameter, in_backward, strict=True)}:
-        members = np.flatnonzero((parameter == group[0]) & (in_backward == group[1]))
+    for group in {(int(p), int(r)) for p, r in zip(parameter, region, strict=True)}:
+        members = np.flatnonzero((parameter == group[0]) & (region == group[1]))
         kept += _undominated(summed, members)
     rows = np.sort(np.array(kept, dtype=np.int64))
-    return _View(summed[rows], rows, parameter[rows], in_backward[rows])
+    return _View(summed[rows], rows, parameter[rows], region[rows])
+
+
+def row_region(table: CountTable, row: int) -> int:
+    """Where a row lies: 0 outside the layers, 1 in a layer's forward, 2 in its backward."""
+    label = table.labels[table.row_label[row]]
+    if "layers." not in label.module:
+        return 0
+    return 2 if label.phase == "backward" else 1
 
 
 def _undominated(counts: FloatArray, members: NDArray[np.int64]) -> list[int]:

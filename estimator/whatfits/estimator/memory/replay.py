@@ -9,7 +9,6 @@ settings, apart from expandable segments. Assumes: a freed block is reusable at 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Self
 
 import numpy as np
@@ -28,17 +27,11 @@ from whatfits.estimator.memory.replay_rules import (
     block_bytes_array,
     pool_number_array,
 )
+from whatfits.estimator.specs import AllocatorMode
 
 ALLOC: Final = 1
 FREE: Final = 2
 DEFAULT_RESOLUTION_BYTES: Final = 4 << 20
-
-
-class AllocatorMode(StrEnum):
-    """How the allocator gets memory from the device."""
-
-    classic = "classic"
-    expandable = "expandable"
 
 
 class MalformedEventsError(WhatfitsError):
@@ -108,7 +101,7 @@ class ReplayResult:
 def replay(
     events: ReplayEvents,
     *,
-    mode: AllocatorMode = AllocatorMode.classic,
+    mode: AllocatorMode = AllocatorMode.CLASSIC,
     capacity_bytes: int | None = None,
     initial: Sequence[InitialSegment] = (),
 ) -> ReplayResult:
@@ -138,7 +131,7 @@ def replay(
 def required_reserved_bytes(
     events: ReplayEvents,
     *,
-    mode: AllocatorMode = AllocatorMode.classic,
+    mode: AllocatorMode = AllocatorMode.CLASSIC,
     resolution_bytes: int = DEFAULT_RESOLUTION_BYTES,
     initial: Sequence[InitialSegment] = (),
 ) -> int:
@@ -239,7 +232,7 @@ class _Program:
 def _new_allocator(
     mode: AllocatorMode, capacity_bytes: int | None, initial: Sequence[InitialSegment]
 ) -> CachingAllocator:
-    if mode is AllocatorMode.classic:
+    if mode is AllocatorMode.CLASSIC:
         return ClassicAllocator(capacity_bytes=capacity_bytes, initial=initial)
     if initial:
         raise MalformedEventsError("initial segments can be given in classic mode only")

@@ -136,8 +136,8 @@ class _Run:
             if number < grad_accum_steps - 1:
                 self._end()
         self.out.phase = _PHASE[PeakPhase.OPTIMIZER_STEP]
-        if not self.memory.layerwise:
-            self._optimizer(self.memory.optimizer.events(self.memory.tensors.local, phase))
+        if not self.memory.optimizer.layerwise:
+            self._optimizer(self.memory.optimizer.program.events(self.memory.tensors.local, phase))
         for name in self.parameters:
             if name in gradients:
                 self.out.free(gradients.pop(name))
@@ -176,8 +176,8 @@ class _Run:
     def _gradient_ready(
         self, name: str, block: int, phase: StepPhase, gradients: dict[str, int], *, first: bool
     ) -> None:
-        if self.memory.layerwise:
-            self._optimizer(self.memory.optimizer.events((self.parameters[name],), phase))
+        if self.memory.optimizer.layerwise:
+            self._optimizer(self.memory.optimizer.program.events((self.parameters[name],), phase))
         if self.released or not first:
             self.out.free(block)
         else:

@@ -163,7 +163,7 @@ def build_table(program: EventProgram) -> CountTable:
     row_label = _label_of_rows(events, rows[0])
     keep = (kind == Token.ALLOC) | (parameter >= 0)
     chosen = np.flatnonzero(keep)
-    group = np.array([program.labels[j].phase == "backward" for j in row_label[chosen]], dtype=np.int64)
+    group = np.array([_region(program.labels[j]) for j in row_label[chosen]], dtype=np.int64)
     kept = chosen[_undominated(at[0][chosen], slope[chosen], group * 1000 + parameter[chosen])]
     steps = [counts[expand_structure(program, d).part_ends[1] - 1] for counts, d in zip(live, depths, strict=True)]
     return CountTable(
@@ -181,6 +181,11 @@ def build_table(program: EventProgram) -> CountTable:
         step_base=steps[0],
         step_slope=steps[1] - steps[0],
     )
+
+
+def _region(label: Label) -> int:
+    """Parts of a step that a placement may add different constants to; a row is only pruned by rows of its own part."""
+    return 2 * ("layers." in label.module) + (label.phase == "backward")
 
 
 def _live_counts(program: EventProgram, events: ExpandedEvents) -> IntArray:

@@ -1,0 +1,113 @@
+"""One run, one answer: specs in, `Estimate` out."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from whatfits.estimator.catalog import ResolvedRun, resolve_run
+from whatfits.estimator.memory.classes import choose_stack, profile_key
+from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.estimate import Device, memory_from_replay, memory_from_table
+from whatfits.estimator.memory.optimizers import build_optimizer_program
+from whatfits.estimator.memory.peak import rounded_sizes
+from whatfits.estimator.memory.placement import Placement, placement_of
+from whatfits.estimator.memory.timeline import build_timeline
+from whatfits.estimator.memory.verdict import usable_memory, verdict_of
+from whatfits.estimator.profile import load_program, load_table
+from whatfits.estimator.provenance import provenance_of
+from whatfits.estimator.specs import (
+    ActivationCheckpointing,
+    Estimate,
+    MemoryEstimate,
+    RunSpec,
+    require_supported,
+)
+from whatfits.estimator.timing import step_times, time_at
+
+__all__ = ["estimate_run", "step_memory"]
+
+
+def estimate_run(run: RunSpec) -> Estimate:
+    """Answer one run: memory with a replay of the allocator, time, and the verdict.
+
+    Under FSDP memory comes from the table alone.
+
+    Raises:
+        InputError: the run breaks a rule or names something unknown.
+        UnsupportedError: the run is valid but not modelled yet.
+    """
+    resolved = resolve_run(run)
+    require_supported(resolved.run, resolved.model, resolved.gpu)
+    stack = choose_stack(resolved.run.stack)
+    filled = resolved.run.model_copy(update={"stack": stack})
+    return _estimate(filled.model_dump_json(), resolved.assumptions)
+
+
+@lru_cache(maxsize=1024)
+def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
+    """Estimate of a resolved run; cached, since a replay costs a second."""
+    resolved = resolve_run(RunSpec.model_validate_json(run_json))
+    run, training = resolved.run, resolved.run.training
+    memory = step_memory(resolved)
+    device = Device(usable=usable_memory(resolved.gpu, run.hardware), num_gpus=run.hardware.num_gpus)
+    memory_estimate = _memory(resolved, memory, device)
+    probability = device.probability(memory_estimate)
+    times = step_times(
+        memory.optimizer,
+        training.optimizer,
+        resolved.gpu,
+        run.hardware,
+        micro_batch_size=np.array([training.micro_batch_size]),
+        seq_len=training.seq_len,
+        grad_accum_steps=training.grad_accum_steps,
+        checkpointing=training.activation_checkpointing is ActivationCheckpointing.FULL,
+    )
+    return Estimate(
+        fits=verdict_of(probability),
+        fit_probability=probability,
+        memory=memory_estimate,
+        time=time_at(times, 0),
+        provenance=provenance_of(run, memory, assumptions),
+        spec=run,
+    )
+
+
+def step_memory(resolved: ResolvedRun) -> StepMemory:
+    """Table, tensors and optimizer of a resolved run, ready to evaluate."""
+    run, model = resolved.run, resolved.model
+    key = profile_key(
+        model,
+        precision=run.training.precision,
+        checkpointing=run.training.activation_checkpointing,
+        micro_batch_size=run.training.micro_batch_size,
+    )
+    table = load_table(key, run.stack)
+    tensors = RankTensors(
+        model,
+        table.parameters,
+        table.buffers,
+        placement_of(run.parallelism),
+        run.parallelism.dp_shard_degree,
+    )
+    program = build_optimizer_program(
+        run.training.optimizer, param_dtype_bytes=PARAM_DTYPE_BYTES, hidden_size=model.hidden_size
+    )
+    optimizer = OptimizerOnRank(tensors, program, layerwise=run.training.layerwise_update)
+    return StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
+
+
+def _memory(resolved: ResolvedRun, memory: StepMemory, device: Device) -> MemoryEstimate:
+    training = resolved.run.training
+    symbols = {**resolved.model.dims, "b": training.micro_batch_size, "s": training.seq_len}
+    sizes = rounded_sizes(memory.table, symbols)
+    peaks = memory.peaks(sizes, accumulated=np.array([training.grad_accum_steps > 1]))
+    if memory.tensors.placement is Placement.FSDP:
+        return memory_from_table(memory, sizes, peaks, 0, device)
+    timeline = build_timeline(
+        memory,
+        load_program(memory.table.key, resolved.run.stack),
+        micro_batch_size=training.micro_batch_size,
+        seq_len=training.seq_len,
+        grad_accum_steps=training.grad_accum_steps,
+    )
+    return memory_from_replay(timeline, int(peaks.nbytes[0]), resolved.run.allocator, device)

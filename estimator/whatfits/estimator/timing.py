@@ -1,0 +1,99 @@
+"""The time part of an answer, for arrays of configurations and for one."""
+
+import math
+
+from numpy.typing import ArrayLike
+
+from whatfits.estimator.memory.compose import OptimizerOnRank
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.specs import (
+    GpuSpec,
+    HardwareSpec,
+    OptimizerImplementation,
+    OptimizerName,
+    OptimizerSpec,
+    Seconds3,
+    StepTimeParts,
+    TimeEstimate,
+)
+from whatfits.estimator.time import OptimizerWork, StepTimes, estimate_step_time
+from whatfits.estimator.time.communication import Placement as TimePlacement
+
+__all__ = ["optimizer_work", "step_times", "time_at"]
+
+_KERNELS_PER_PARAMETER = 12
+_KERNELS_PER_LIST = 30
+"""Tensors one multi-tensor kernel takes. Source: aten/src/ATen/native/cuda/MultiTensorApply.cuh, depth 4."""
+
+_TIME_PLACEMENT = {
+    Placement.SINGLE: TimePlacement.SINGLE,
+    Placement.DDP: TimePlacement.DDP,
+    Placement.DDP_BUCKET_VIEW: TimePlacement.DDP,
+    Placement.FSDP: TimePlacement.FSDP,
+}
+
+
+def optimizer_work(optimizer: OptimizerOnRank, spec: OptimizerSpec) -> OptimizerWork:
+    """Work of one optimizer step on this rank's tensors."""
+    local = optimizer.tensors.local
+    work = optimizer.program.flops_and_bytes(local)
+    in_lists = spec.implementation is not OptimizerImplementation.FOR_LOOP
+    if spec.name in (OptimizerName.SGD, OptimizerName.ADAMW) and in_lists and not optimizer.layerwise:
+        kernels = _KERNELS_PER_PARAMETER * math.ceil(len(local) / _KERNELS_PER_LIST)
+    else:
+        kernels = _KERNELS_PER_PARAMETER * len(local)
+    return OptimizerWork(
+        bytes_moved=work.bytes_moved,
+        gemm_flops=work.flops,
+        svd_work=work.svd_work,
+        refresh_interval=work.refresh_interval or 1,
+        kernels=kernels,
+    )
+
+
+def step_times(
+    optimizer: OptimizerOnRank,
+    spec: OptimizerSpec,
+    gpu: GpuSpec,
+    hardware: HardwareSpec,
+    *,
+    micro_batch_size: ArrayLike,
+    seq_len: int,
+    grad_accum_steps: ArrayLike,
+    checkpointing: ArrayLike,
+) -> StepTimes:
+    """Step times of one optimizer and placement over arrays of batch choices."""
+    return estimate_step_time(
+        optimizer.tensors.model,
+        gpu,
+        micro_batch_size=micro_batch_size,
+        seq_len=seq_len,
+        grad_accum_steps=grad_accum_steps,
+        checkpointing=checkpointing,
+        placement=_TIME_PLACEMENT[optimizer.tensors.placement],
+        num_gpus=hardware.num_gpus,
+        gpus_per_node=hardware.gpus_per_node,
+        optimizer=optimizer_work(optimizer, spec),
+        links=hardware.links,
+    )
+
+
+def time_at(times: StepTimes, index: int) -> TimeEstimate:
+    """One entry of some step times as an answer."""
+    mfu = float(times.mfu.flat[index])
+    return TimeEstimate(
+        step_time_seconds=Seconds3(
+            low=float(times.low.flat[index]),
+            median=float(times.median.flat[index]),
+            high=float(times.high.flat[index]),
+        ),
+        tokens_per_second=float(times.tokens_per_second.flat[index]),
+        tokens_per_second_per_gpu=float(times.tokens_per_second_per_gpu.flat[index]),
+        mfu=None if math.isnan(mfu) else mfu,
+        parts=StepTimeParts(
+            compute=float(times.compute.flat[index]),
+            exposed_communication=float(times.exposed_communication.flat[index]),
+            pipeline_bubble=float(times.pipeline_bubble.flat[index]),
+            optimizer_step=float(times.optimizer_step.flat[index]),
+        ),
+    )
