@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.memory.device import cublas_workspace_bytes
-from whatfits.estimator.memory.optimizers import OptimizerProgram, ParameterTensor, StepPhase
+from whatfits.estimator.memory.optimizers import OptimizerProgram, Parameters, StepPhase
 from whatfits.estimator.memory.parameters import build_parameters, gradient_bytes, shard_parameters
 from whatfits.estimator.memory.peak import (
     FloatArray,
@@ -74,16 +74,16 @@ class RankTensors:
         shard_degree: int = 1,
     ) -> None:
         self.model, self.placement, self.shard_degree = model, placement, shard_degree
-        self.whole: tuple[ParameterTensor, ...] = build_parameters(templates, model.dims)
+        self.whole = Parameters(build_parameters(templates, model.dims))
         self.one_layer = build_parameters(templates, {**model.dims, "L": 1})
         """One parameter per template, in the order of the templates."""
         self.buffer_bytes = [int(e.evaluate(model.dims)) for _, e in buffers]
         """Non-trainable tensors of the module."""
 
     @cached_property
-    def local(self) -> tuple[ParameterTensor, ...]:
+    def local(self) -> Parameters:
         """What this rank holds and updates."""
-        return self.whole if self.shard_degree == 1 else shard_parameters(self.whole, self.shard_degree)
+        return self.whole if self.shard_degree == 1 else Parameters(shard_parameters(self.whole, self.shard_degree))
 
     @cached_property
     def weight_bytes(self) -> int:
