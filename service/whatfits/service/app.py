@@ -64,7 +64,8 @@ async def _warm_up(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _default_planner() -> Planner:
-    from whatfits.service.domain.estimator_planner import EstimatorPlanner  # noqa: PLC0415  # TODO
+    # Imported here because an app that was given a planner needs none of the estimator's code.
+    from whatfits.service.domain.estimator_planner import EstimatorPlanner  # noqa: PLC0415
 
     return EstimatorPlanner()
 
