@@ -6,7 +6,14 @@ import pytest
 
 from whatfits.estimator.units import GIB, MIB
 from whatfits.web.answers import OptimizerChoice, Parallelism, Training
-from whatfits.web.wording import word_batch, word_bytes_interval, word_placement, word_rank
+from whatfits.web.wording import (
+    word_batch_note,
+    word_bytes_interval,
+    word_optimizer_note,
+    word_placement,
+    word_placement_note,
+    word_rank,
+)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +31,11 @@ from whatfits.web.wording import word_batch, word_bytes_interval, word_placement
 def test_a_placement_in_words(axes: dict[str, Any], words: str) -> None:
     one = dict.fromkeys(("dp_replicate_degree", "dp_shard_degree", "tp_degree", "pp_degree", "cp_degree"), 1)
 
-    assert word_placement(Parallelism.model_validate({**one, "zero_stage": 0, **axes})) == words
+    parallelism = Parallelism.model_validate(
+        {**one, "zero_stage": 0, "gradient_as_bucket_view": False, **axes}
+    )
+    assert word_placement(parallelism) == words
+    assert word_placement_note(parallelism) == ""
 
 
 def test_the_command_line_words_placements_alike() -> None:
@@ -51,12 +62,14 @@ def test_rank_and_batch_are_silent_where_there_is_nothing_to_say() -> None:
         micro_batch_size=1,
         seq_len=128,
         grad_accum_steps=1,
-        optimizer=OptimizerChoice(name="adamw"),
+        optimizer=OptimizerChoice(name="adamw", implementation="foreach"),
         layerwise_update=False,
         activation_checkpointing="none",
     )
 
     assert (word_rank(None), word_rank(256)) == ("", "256")
-    assert word_batch(plain) == ""
-    busy = plain.model_copy(update={"grad_accum_steps": 4, "layerwise_update": True})
-    assert word_batch(busy) == "4 accumulated, layer-wise update"
+    assert (word_batch_note(plain), word_optimizer_note(plain)) == ("", "")
+    fused = OptimizerChoice(name="adamw", implementation="fused")
+    busy = plain.model_copy(update={"grad_accum_steps": 4, "layerwise_update": True, "optimizer": fused})
+    assert word_batch_note(busy) == "4 accumulated"
+    assert word_optimizer_note(busy) == "fused, layer-wise update"

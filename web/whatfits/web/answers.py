@@ -41,6 +41,7 @@ class Provenance(Answer):
 class OptimizerChoice(Answer):
     name: str
     rank: int | None = None
+    implementation: str
 
 
 class Training(Answer):
@@ -59,6 +60,7 @@ class Parallelism(Answer):
     tp_degree: int
     pp_degree: int
     cp_degree: int
+    gradient_as_bucket_view: bool
 
 
 class Hardware(Answer):

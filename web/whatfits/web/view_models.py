@@ -44,8 +44,10 @@ class CandidateRow:
 
     number: int
     optimizer: str
+    optimizer_note: str
     rank: str
     placement: str
+    placement_note: str
     batch: str
     batch_note: str
     checkpointing: str

@@ -32,9 +32,11 @@ from whatfits.web.view_models import (
     SegmentTable,
 )
 from whatfits.web.wording import (
-    word_batch,
+    word_batch_note,
     word_bytes_interval,
+    word_optimizer_note,
     word_placement,
+    word_placement_note,
     word_rank,
     word_speed_interval,
 )
@@ -119,14 +121,16 @@ def _headline(form: PlanForm, catalog: Catalog, plan: Plan, rows: Sequence[Candi
     unsure = fitting - len({_choice_key(one) for one in plan.candidates if one.estimate.fits == "yes"})
     doubt = f" ({unsure} of them perhaps)" if unsure else ""
     first = rows[0]
-    best = " ".join(part for part in (first.optimizer, first.rank and f"rank {first.rank}") if part)
+    rank = f"rank {first.rank}" if first.rank else ""
+    best = " ".join(part for part in (first.optimizer, rank, first.optimizer_note) if part)
     word = _BEST_WORDS.get(form.objective, "first")
     return f"{question}: {fitting} of {tried} choices fit{doubt}; {word}: {best}, {first.placement}."
 
 
 def _choice_key(candidate: Candidate) -> tuple[object, ...]:
-    optimizer = candidate.spec.training.optimizer
-    return optimizer.name, optimizer.rank, candidate.spec.parallelism
+    """What tells choices apart: the optimizer's setting and the placement. Batch and checkpointing vary within one."""
+    training = candidate.spec.training
+    return training.optimizer, training.layerwise_update, candidate.spec.parallelism
 
 
 def _gpu_words(form: PlanForm, catalog: Catalog, plan: Plan) -> str:
@@ -153,10 +157,12 @@ def _candidate_row(number: int, candidate: Candidate, catalog: Catalog) -> Candi
     return CandidateRow(
         number=number,
         optimizer=catalog.title_of(training.optimizer.name),
+        optimizer_note=word_optimizer_note(training),
         rank=word_rank(training.optimizer.rank),
         placement=word_placement(candidate.spec.parallelism),
+        placement_note=word_placement_note(candidate.spec.parallelism),
         batch=str(training.micro_batch_size),
-        batch_note=word_batch(training),
+        batch_note=word_batch_note(training),
         checkpointing=training.activation_checkpointing,
         peak=format_bytes(device.median),
         peak_interval=word_bytes_interval(device.low, device.high),

@@ -3,7 +3,17 @@
 from whatfits.estimator.units import format_bytes
 from whatfits.web.answers import Estimate, Parallelism, Training
 
-__all__ = ["word_batch", "word_bytes_interval", "word_placement", "word_rank", "word_speed_interval"]
+__all__ = [
+    "word_batch_note",
+    "word_bytes_interval",
+    "word_optimizer_note",
+    "word_placement",
+    "word_placement_note",
+    "word_rank",
+    "word_speed_interval",
+]
+
+_USUAL_IMPLEMENTATION = "foreach"
 
 
 def word_speed_interval(estimate: Estimate) -> str:
@@ -24,13 +34,21 @@ def word_rank(rank: int | None) -> str:
     return "" if rank is None else str(rank)
 
 
-def word_batch(training: Training) -> str:
-    notes = []
-    if training.grad_accum_steps > 1:
-        notes.append(f"{training.grad_accum_steps} accumulated")
+def word_optimizer_note(training: Training) -> str:
+    """What sets an optimizer's setting apart: an implementation other than the usual one, layer-wise updates."""
+    implementation = training.optimizer.implementation
+    notes = [] if implementation == _USUAL_IMPLEMENTATION else [implementation.replace("_", "-")]
     if training.layerwise_update:
         notes.append("layer-wise update")
     return ", ".join(notes)
+
+
+def word_batch_note(training: Training) -> str:
+    return f"{training.grad_accum_steps} accumulated" if training.grad_accum_steps > 1 else ""
+
+
+def word_placement_note(axes: Parallelism) -> str:
+    return "bucket views" if axes.gradient_as_bucket_view else ""
 
 
 def word_placement(axes: Parallelism) -> str:
