@@ -4,5 +4,6 @@
 """
 
 from whatfits.estimator.estimate import estimate_run
+from whatfits.estimator.recommend import plan_runs
 
-__all__ = ["estimate_run"]
+__all__ = ["estimate_run", "plan_runs"]

@@ -1,0 +1,133 @@
+"""What a plan tries: optimizers with their ranks, placements, micro-batches, checkpointing."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from whatfits.estimator.catalog import ResolvedPlanRequest, fill_optimizer
+from whatfits.estimator.memory.optimizers import OPTIMIZERS
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.specs import (
+    ActivationCheckpointing,
+    OptimizerImplementation,
+    OptimizerName,
+    OptimizerSpec,
+    ParallelismSpec,
+    RunSpec,
+    TrainingSpec,
+)
+from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS
+
+__all__ = ["PLACEMENT_WORDS", "BatchPoint", "Choice", "batch_points", "choices", "run_of"]
+
+LARGEST_MICRO_BATCH = 512
+
+PLACEMENT_WORDS = {
+    Placement.SINGLE: "one GPU",
+    Placement.DDP: "DDP",
+    Placement.DDP_BUCKET_VIEW: "DDP with gradient_as_bucket_view",
+    Placement.FSDP: "FSDP full shard",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One optimizer setting on one placement."""
+
+    optimizer: OptimizerSpec
+    placement: Placement
+    layerwise: bool
+
+    @property
+    def words(self) -> str:
+        """The placement for a reader."""
+        return PLACEMENT_WORDS[self.placement] + (", layer-wise update" if self.layerwise else "")
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPoint:
+    """One micro-batch size with its accumulation and checkpointing."""
+
+    micro_batch_size: int
+    grad_accum_steps: int
+    checkpointing: ActivationCheckpointing
+
+
+def choices(request: ResolvedPlanRequest) -> list[Choice]:
+    """Every optimizer setting on every placement that is possible, in a fixed order."""
+    names = list(OPTIMIZERS) if request.request.optimizers == "all" else list(request.request.optimizers)
+    return [
+        Choice(optimizer=optimizer, placement=placement, layerwise=layerwise)
+        for name in dict.fromkeys(OptimizerName(n) for n in names)
+        for optimizer in _settings(name, request)
+        for placement, layerwise in _placements(name, request.hardware.num_gpus)
+    ]
+
+
+def _settings(name: OptimizerName, request: ResolvedPlanRequest) -> Iterator[OptimizerSpec]:
+    """Ranks of a low-rank method, implementations of AdamW, and one setting of everything else."""
+    hidden_size = request.model.hidden_size
+    if name in RANKED_OPTIMIZERS and name is not OptimizerName.APOLLO_MINI:
+        for rank in dict.fromkeys(request.request.ranks or (None,)):
+            yield fill_optimizer(OptimizerSpec(name=name, rank=rank), hidden_size)
+    elif name is OptimizerName.ADAMW:
+        for implementation in (OptimizerImplementation.FOREACH, OptimizerImplementation.FUSED):
+            yield OptimizerSpec(name=name, implementation=implementation)
+    else:
+        yield fill_optimizer(OptimizerSpec(name=name), hidden_size)
+
+
+def _placements(name: OptimizerName, num_gpus: int) -> list[tuple[Placement, bool]]:
+    """Placements an optimizer can run on, with and without a layer-wise update."""
+    if num_gpus == 1:
+        layerwise = OPTIMIZERS[name].layerwise_possible
+        return [(Placement.SINGLE, False), *([(Placement.SINGLE, True)] if layerwise else [])]
+    found = [(Placement.DDP, False), (Placement.DDP_BUCKET_VIEW, False)]
+    # Methods that project whole matrices have no published code that runs on shards.
+    return found if name in RANKED_OPTIMIZERS else [*found, (Placement.FSDP, False)]
+
+
+def batch_points(request: ResolvedPlanRequest) -> list[BatchPoint]:
+    """Micro-batch sizes with and without checkpointing.
+
+    Powers of two without accumulation; with a global batch size every micro-batch that divides a rank's share, the
+    rest being accumulated.
+    """
+    total = request.request.global_batch_size
+    if total is None:
+        sizes = [(2**j, 1) for j in range(LARGEST_MICRO_BATCH.bit_length())]
+    else:
+        share = total // request.hardware.num_gpus
+        sizes = [(b, share // b) for b in range(1, min(share, LARGEST_MICRO_BATCH) + 1) if share % b == 0]
+    return [
+        BatchPoint(size, accum, checkpointing)
+        for checkpointing in (ActivationCheckpointing.NONE, ActivationCheckpointing.FULL)
+        for size, accum in sizes
+    ]
+
+
+def run_of(request: ResolvedPlanRequest, stack: dict[str, str], choice: Choice, point: BatchPoint) -> RunSpec:
+    """The full spec of one configuration."""
+    asked, num_gpus = request.request, request.hardware.num_gpus
+    parallelism: dict[str, Any] = {"dp_replicate_degree": num_gpus}
+    if choice.placement is Placement.FSDP:
+        parallelism = {"dp_replicate_degree": 1, "dp_shard_degree": num_gpus, "zero_stage": 3}
+    return RunSpec(
+        model=request.model.name if isinstance(asked.model, str) else asked.model,
+        training=TrainingSpec(
+            method=asked.methods[0],
+            framework=asked.frameworks[0],
+            precision=asked.precisions[0],
+            micro_batch_size=point.micro_batch_size,
+            seq_len=request.seq_len,
+            grad_accum_steps=point.grad_accum_steps,
+            optimizer=choice.optimizer,
+            layerwise_update=choice.layerwise,
+            activation_checkpointing=point.checkpointing,
+        ),
+        parallelism=ParallelismSpec(
+            **parallelism, gradient_as_bucket_view=choice.placement is Placement.DDP_BUCKET_VIEW
+        ),
+        hardware=request.hardware,
+        stack=stack,
+    )

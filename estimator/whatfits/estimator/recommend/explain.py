@@ -1,0 +1,182 @@
+"""Why a candidate stands where it does, why a choice fails, and the smallest change that fits. In sentences."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from whatfits.estimator.catalog import ResolvedPlanRequest, load_gpus
+from whatfits.estimator.memory.breakdown import breakdown_at, phase_at
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.verdict import FITS_AT
+from whatfits.estimator.recommend.choices import PLACEMENT_WORDS, Choice
+from whatfits.estimator.recommend.rank import Ranked
+from whatfits.estimator.recommend.search import Found, Search
+from whatfits.estimator.specs import (
+    ActivationCheckpointing,
+    OptimizerImplementation,
+    OptimizerName,
+    OptimizerSpec,
+    PeakPhase,
+    Rejection,
+)
+from whatfits.estimator.units import format_bytes
+
+__all__ = ["optimizer_words", "reasons", "rejections"]
+
+_PHASE_WORDS = {
+    PeakPhase.FORWARD: "the forward pass",
+    PeakPhase.LOSS: "the loss",
+    PeakPhase.BACKWARD: "the backward pass",
+    PeakPhase.OPTIMIZER_STEP: "the optimizer step",
+}
+_LARGEST_TERMS = 3
+
+
+def optimizer_words(optimizer: OptimizerSpec) -> str:
+    """An optimizer for a reader: `galore_adamw rank 1024`, `adamw fused`."""
+    if optimizer.rank is not None:
+        return f"{optimizer.name} rank {optimizer.rank}"
+    if optimizer.implementation is not OptimizerImplementation.FOREACH:
+        return f"{optimizer.name} {optimizer.implementation}"
+    return str(optimizer.name)
+
+
+def reasons(search: Search, ranked: Ranked, position: int) -> tuple[str, ...]:
+    """What sets one ranked configuration apart."""
+    found = search.found[ranked.choice[position]]
+    point = int(ranked.point[position])
+    sentences = []
+    certain = [j for j in range(len(ranked.choice)) if _probability(search, ranked, j) >= FITS_AT]
+    pool = certain or list(range(len(ranked.choice)))
+    if position == max(pool, key=lambda j: _speed(search, ranked, j)):
+        sentences.append("Fastest of all that fit.")
+    if position == min(pool, key=lambda j: _median(search, ranked, j)):
+        sentences.append("Least memory of all that fit.")
+    if position == int(np.flatnonzero(ranked.choice == ranked.choice[position])[0]):
+        sentences.append(f"Best of {optimizer_words(found.choice.optimizer)} on {found.choice.words}.")
+    if ranked.pareto[position]:
+        sentences.append("Nothing faster needs less memory.")
+    usable = search.device.usable.nbytes
+    if found.probability[point] < FITS_AT:
+        low, high = format_bytes(found.low[point]), format_bytes(found.high[point])
+        sentences.append(
+            f"Uncertain: the 90% interval {low} to {high} reaches beyond the {format_bytes(usable)} usable."
+        )
+    return tuple(sentences)
+
+
+def _speed(search: Search, ranked: Ranked, j: int) -> float:
+    return float(search.found[ranked.choice[j]].times.tokens_per_second[ranked.point[j]])
+
+
+def _median(search: Search, ranked: Ranked, j: int) -> float:
+    return float(search.found[ranked.choice[j]].median[ranked.point[j]])
+
+
+def _probability(search: Search, ranked: Ranked, j: int) -> float:
+    return float(search.found[ranked.choice[j]].probability[ranked.point[j]])
+
+
+def rejections(request: ResolvedPlanRequest, search: Search) -> tuple[Rejection, ...]:
+    """One entry per choice of which no batch point fits."""
+    return tuple(
+        Rejection(
+            optimizer=found.choice.optimizer.name,
+            rank=found.choice.optimizer.rank,
+            placement=_placement_words(found.choice),
+            why=_why(search, found),
+            smallest_change_that_fits=_smallest_change(request, search, found),
+        )
+        for found in search.found
+        if not found.may_fit.any()
+    )
+
+
+def _placement_words(choice: Choice) -> str:
+    """The placement, and the implementation where it is not the default one."""
+    fused = choice.optimizer.implementation is OptimizerImplementation.FUSED
+    return f"{choice.words}, fused step" if fused else choice.words
+
+
+def _why(search: Search, found: Found) -> str:
+    """The cheapest batch point's need against the limit, and its largest terms."""
+    point = int(found.median.argmin())
+    number, index = search.locate(point)
+    memory, peaks, grid = found.memories[number], found.peaks[number], search.grids[number]
+    row = int(peaks.row[index])
+    parts = breakdown_at(
+        memory,
+        grid.sizes[index],
+        row,
+        int(peaks.nbytes[index]),
+        later_micro_batch=bool(peaks.later_micro_batch[index]),
+    )
+    terms = sorted(parts.model_dump().items(), key=lambda item: -item[1])[:_LARGEST_TERMS]
+    largest = ", ".join(f"{name.replace('_', ' ')} {format_bytes(nbytes)}" for name, nbytes in terms if nbytes)
+    setting = search.points[point]
+    checkpointed = setting.checkpointing is ActivationCheckpointing.FULL
+    return (
+        f"Even micro-batch {setting.micro_batch_size} {'with full' if checkpointed else 'without'} checkpointing needs "
+        f"{format_bytes(found.median[point])} in {_PHASE_WORDS[phase_at(memory, row)]}, of "
+        f"{format_bytes(search.device.usable.nbytes)} usable: {largest}."
+    )
+
+
+def _smallest_change(request: ResolvedPlanRequest, search: Search, found: Found) -> str | None:
+    """The nearest choice that fits: same optimizer before same placement before both different; else a larger GPU."""
+    for distance, words in _changes(found.choice, search):
+        best = max(distance, key=lambda f: float(f.times.tokens_per_second[f.may_fit].max()), default=None)
+        if best is not None:
+            point = int(np.flatnonzero(best.may_fit)[best.median[best.may_fit].argmin()])
+            certain = "" if best.probability[point] >= FITS_AT else " (uncertain)"
+            return f"{words(best.choice)}: {format_bytes(best.median[point])}{certain}."
+    return _larger_gpu(request, search, found)
+
+
+def _changes(choice: Choice, search: Search) -> Iterator[tuple[list[Found], "_Words"]]:
+    """Fitting choices by growing distance, each with how to say it."""
+    everything = [f for f in search.found if f.may_fit.any()]
+    # SGD needs the least memory and trains transformers badly, so it is named only where nothing else fits.
+    adaptive = [f for f in everything if f.choice.optimizer.name is not OptimizerName.SGD]
+    fitting = everything if choice.optimizer.name is OptimizerName.SGD else adaptive or everything
+    same_optimizer = [f for f in fitting if f.choice.optimizer == choice.optimizer]
+    same_name = [f for f in fitting if f.choice.optimizer.name == choice.optimizer.name]
+    same_placement = [
+        f for f in fitting if f.choice.placement == choice.placement and f.choice.layerwise == choice.layerwise
+    ]
+    yield [f for f in same_optimizer if f.choice.placement is Placement.DDP_BUCKET_VIEW], _by_placement
+    yield [f for f in same_optimizer if f.choice.layerwise], _by_placement
+    yield same_optimizer, _by_placement
+    yield [f for f in same_name if f.choice.placement == choice.placement], _by_optimizer
+    yield same_placement, _by_optimizer
+    yield fitting, _by_both
+
+
+def _by_placement(choice: Choice) -> str:
+    return f"Use {choice.words}"
+
+
+def _by_optimizer(choice: Choice) -> str:
+    return f"Use {optimizer_words(choice.optimizer)}"
+
+
+def _by_both(choice: Choice) -> str:
+    return f"Use {optimizer_words(choice.optimizer)} on {choice.words}"
+
+
+_Words = type(_by_both)
+
+
+def _larger_gpu(request: ResolvedPlanRequest, search: Search, found: Found) -> str | None:
+    """The smallest GPU of the catalog whose memory holds the cheapest batch point for sure."""
+    needed = float(found.high.min())
+    enough = [
+        gpu
+        for gpu in load_gpus().values()
+        if gpu.total_bytes is not None and gpu.supports_flash and gpu.total_bytes >= needed
+    ]
+    if not enough:
+        return None
+    gpu = min(enough, key=lambda g: (g.total_bytes or 0, g.id))
+    words = PLACEMENT_WORDS[found.choice.placement]
+    return f"Use a GPU with {format_bytes(needed)}, such as {gpu.id}, on {words}."

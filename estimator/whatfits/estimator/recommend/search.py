@@ -1,0 +1,196 @@
+"""Evaluate every choice at every batch point from the count tables, as arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whatfits.estimator.catalog import ResolvedPlanRequest
+from whatfits.estimator.memory.classes import profile_key
+from whatfits.estimator.memory.compose import (
+    PARAM_DTYPE_BYTES,
+    OptimizerOnRank,
+    RankTensors,
+    StepMemory,
+    StepPeaks,
+)
+from whatfits.estimator.memory.estimate import Device, table_device_bytes
+from whatfits.estimator.memory.optimizers import build_optimizer_program
+from whatfits.estimator.memory.peak import FloatArray, MicroBatchPeak, rounded_sizes
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.verdict import FAILS_AT, fit_probability
+from whatfits.estimator.profile import CountTable, load_table
+from whatfits.estimator.recommend.choices import BatchPoint, Choice
+from whatfits.estimator.specs import ActivationCheckpointing
+from whatfits.estimator.time import StepTimes
+from whatfits.estimator.timing import step_times
+
+__all__ = ["Found", "Grid", "Search", "search"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The batch points of one structure class: positions in the list of points, and their sizes."""
+
+    table: CountTable
+    points: NDArray[np.int64]
+    sizes: FloatArray
+    accumulated: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One choice at all batch points. Arrays have one entry per point."""
+
+    choice: Choice
+    optimizer: OptimizerOnRank
+    memories: tuple[StepMemory, ...]
+    peaks: tuple[StepPeaks, ...]
+    nbytes: FloatArray
+    low: FloatArray
+    median: FloatArray
+    high: FloatArray
+    probability: FloatArray
+    times: StepTimes
+
+    @property
+    def may_fit(self) -> NDArray[np.bool_]:
+        """Points whose verdict is not `no`."""
+        result: NDArray[np.bool_] = self.probability > FAILS_AT
+        return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """All choices at all batch points."""
+
+    points: tuple[BatchPoint, ...]
+    grids: tuple[Grid, ...]
+    found: tuple[Found, ...]
+    device: Device
+
+    @property
+    def size(self) -> int:
+        """Configurations evaluated."""
+        return len(self.points) * len(self.found)
+
+    def locate(self, point: int) -> tuple[int, int]:
+        """Grid that holds a point, and the point's index in it."""
+        for number, grid in enumerate(self.grids):
+            where = np.flatnonzero(grid.points == point)
+            if len(where):
+                return number, int(where[0])
+        raise IndexError(point)
+
+
+@dataclass(slots=True)
+class _Workshop:
+    """What choices have in common, built once per search."""
+
+    request: ResolvedPlanRequest
+    points: Sequence[BatchPoint]
+    grids: tuple[Grid, ...]
+    device: Device
+    tensors: dict[Placement, RankTensors] = field(default_factory=dict)
+    shared: dict[tuple[object, ...], MicroBatchPeak] = field(default_factory=dict)
+
+    def tensors_on(self, placement: Placement) -> RankTensors:
+        if placement not in self.tensors:
+            table = self.grids[0].table
+            degree = self.request.hardware.num_gpus if placement is Placement.FSDP else 1
+            self.tensors[placement] = RankTensors(
+                self.request.model, table.parameters, table.buffers, placement, degree
+            )
+        return self.tensors[placement]
+
+    def evaluate(self, choice: Choice) -> Found:
+        program = build_optimizer_program(
+            choice.optimizer,
+            param_dtype_bytes=PARAM_DTYPE_BYTES,
+            hidden_size=self.request.model.hidden_size,
+        )
+        tensors = self.tensors_on(choice.placement)
+        optimizer = OptimizerOnRank(tensors, program, layerwise=choice.layerwise)
+        memories = tuple(
+            StepMemory(table=g.table, optimizer=optimizer, gpu=self.request.gpu, shared=self.shared)
+            for g in self.grids
+        )
+        peaks = tuple(
+            m.peaks(g.sizes, accumulated=g.accumulated, key=j)
+            for j, (m, g) in enumerate(zip(memories, self.grids, strict=True))
+        )
+        nbytes = np.empty(len(self.points))
+        for grid, peak in zip(self.grids, peaks, strict=True):
+            nbytes[grid.points] = peak.nbytes
+        low, median, high = table_device_bytes(nbytes, choice.placement, self.device)
+        usable = self.device.usable
+        bounds = zip(low.tolist(), median.tolist(), high.tolist(), strict=True)
+        probability = np.array([fit_probability(x, y, z, usable) for x, y, z in bounds])
+        if choice.layerwise:  # a freed gradient cannot accumulate
+            probability[[p.grad_accum_steps > 1 for p in self.points]] = 0.0
+        return Found(
+            choice=choice,
+            optimizer=optimizer,
+            memories=memories,
+            peaks=peaks,
+            nbytes=nbytes,
+            low=low,
+            median=median,
+            high=high,
+            probability=probability,
+            times=self._times(choice, optimizer),
+        )
+
+    def _times(self, choice: Choice, optimizer: OptimizerOnRank) -> StepTimes:
+        checkpointed = [p.checkpointing is ActivationCheckpointing.FULL for p in self.points]
+        return step_times(
+            optimizer,
+            choice.optimizer,
+            self.request.gpu,
+            self.request.hardware,
+            micro_batch_size=np.array([p.micro_batch_size for p in self.points]),
+            seq_len=self.request.seq_len,
+            grad_accum_steps=np.array([p.grad_accum_steps for p in self.points]),
+            checkpointing=np.array(checkpointed),
+        )
+
+
+def search(
+    request: ResolvedPlanRequest,
+    stack: dict[str, str],
+    choices: Sequence[Choice],
+    points: Sequence[BatchPoint],
+    device: Device,
+) -> Search:
+    """Memory, fit probability and step time of every choice at every point."""
+    grids = tuple(_grids(request, stack, points))
+    workshop = _Workshop(request, points, grids, device)
+    found = tuple(workshop.evaluate(choice) for choice in choices)
+    return Search(points=tuple(points), grids=grids, found=found, device=device)
+
+
+def _grids(request: ResolvedPlanRequest, stack: dict[str, str], points: Sequence[BatchPoint]) -> list[Grid]:
+    """Points grouped by structure class, with each class's sizes evaluated."""
+    groups: dict[tuple[ActivationCheckpointing, bool], list[int]] = {}
+    for j, point in enumerate(points):
+        groups.setdefault((point.checkpointing, point.micro_batch_size == 1), []).append(j)
+    grids = []
+    for (checkpointing, _), members in groups.items():
+        key = profile_key(
+            request.model,
+            precision=request.request.precisions[0],
+            checkpointing=checkpointing,
+            micro_batch_size=points[members[0]].micro_batch_size,
+        )
+        table = load_table(key, stack)
+        batch = np.array([points[j].micro_batch_size for j in members], dtype=np.int64)
+        grids.append(
+            Grid(
+                table=table,
+                points=np.array(members, dtype=np.int64),
+                sizes=rounded_sizes(table, {**request.model.dims, "b": batch, "s": request.seq_len}),
+                accumulated=np.array([points[j].grad_accum_steps > 1 for j in members]),
+            )
+        )
+    return grids
