@@ -1,0 +1,210 @@
+"""What watches a training run: the caching allocator's own history on CUDA, a dispatch mode on the CPU."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+from whatfits.profiler.measure.allocator_history import AllocatorTrace, start_recording, stop_recording
+from whatfits.profiler.measure.cases import NUM_STEPS
+from whatfits.profiler.measure.driver import driver_used_bytes, nvml_used_bytes
+from whatfits.profiler.measure.events import EventList
+from whatfits.profiler.trace.cuda_differences import accumulates_in_place
+from whatfits.profiler.trace.events import Alloc, Free, Mark, Phase, Token
+from whatfits.profiler.trace.storages import StorageRecorder
+
+__all__ = ["CpuProbe", "CudaProbe", "PhaseCounters", "Probe"]
+
+_HOST_SCALAR_BYTES = 4
+
+
+@dataclass(slots=True, kw_only=True)
+class PhaseCounters:
+    """One phase of one step: how many events came before it, and the counters at its end."""
+
+    step: int
+    phase: str
+    num_events_before: int
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class Probe(Protocol):
+    """Told by the loop where it stands."""
+
+    phases: list[PhaseCounters]
+
+    def recording(self, device: str) -> AbstractContextManager[None]:
+        """Record while active."""
+        ...
+
+    def enter(self, phase: str, *, step: int | None = None) -> None:
+        """A new phase begins, of the same step unless told otherwise."""
+        ...
+
+    def in_optimizer(self) -> AbstractContextManager[None]:
+        """Active while an optimizer's `step()` runs."""
+        ...
+
+
+class _Phases:
+    """Keeps the list of phases; a subclass counts."""
+
+    def __init__(self) -> None:
+        self.phases: list[PhaseCounters] = []
+
+    def enter(self, phase: str, *, step: int | None = None) -> None:
+        """Close the phase before and open the next."""
+        num_events, counters = self._read()
+        if self.phases:
+            self.phases[-1].counters = counters
+            step = self.phases[-1].step if step is None else step
+        self.phases.append(PhaseCounters(step=step or 0, phase=phase, num_events_before=num_events))
+
+    def _read(self) -> tuple[int, dict[str, int]]:
+        raise NotImplementedError
+
+    def label(self, events: EventList, before: Callable[[int], int] = lambda index: index) -> None:
+        """Mark where sections start and give each event without a label its phase."""
+        edges = [before(p.num_events_before) for p in self.phases]
+        events.starts = [0] + [
+            next(edge for p, edge in zip(self.phases, edges, strict=True) if p.step == step)
+            for step in range(NUM_STEPS)
+        ]
+        events.cut(edges[-1])  # what comes after the last step is the run's taking apart
+        for phase, start, stop in zip(self.phases, edges, edges[1:], strict=False):
+            for index in range(start, stop):
+                events.labels[index] = f"{phase.phase} {events.labels[index]}".strip()
+
+
+_STATS = {
+    "allocated_bytes": "allocated_bytes.all.current",
+    "reserved_bytes": "reserved_bytes.all.current",
+    "requested_bytes": "requested_bytes.all.current",
+    "peak_allocated_bytes": "allocated_bytes.all.peak",
+    "peak_reserved_bytes": "reserved_bytes.all.peak",
+    "peak_requested_bytes": "requested_bytes.all.peak",
+    "num_segments": "segment.all.current",
+    "num_alloc_retries": "num_alloc_retries",
+    "num_ooms": "num_ooms",
+}
+"""Our names for entries of torch.cuda.memory_stats()."""
+
+
+class CudaProbe(_Phases):
+    """Reads the allocator's history and counters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.driver: dict[str, int | None] = {}
+        self.trace = AllocatorTrace()
+
+    @contextmanager
+    def recording(self, device: str) -> Iterator[None]:  # noqa: ARG002  (there is one CUDA device)
+        """Record the allocator's history, and what the driver has in use round the context and the first tensor."""
+        self.driver["nvml_used_before_context"] = nvml_used_bytes()
+        torch.cuda.init()
+        self.driver["cuda_used_after_context"] = driver_used_bytes()
+        self.driver["nvml_used_after_context"] = nvml_used_bytes()
+        start_recording()
+        try:
+            yield
+        finally:
+            torch.cuda.synchronize()
+            self.driver["cuda_used_at_end"] = driver_used_bytes()
+            self.driver["nvml_used_at_end"] = nvml_used_bytes()
+            self.driver["reserved_at_end"] = torch.cuda.memory_reserved()
+            self.trace = stop_recording()
+
+    def in_optimizer(self) -> AbstractContextManager[None]:
+        """Nothing to note."""
+        return nullcontext()
+
+    def _read(self) -> tuple[int, dict[str, int]]:
+        stats = torch.cuda.memory_stats()
+        counters = {name: stats.get(key, 0) for name, key in _STATS.items()}
+        counters["cuda_used_bytes"] = driver_used_bytes()
+        torch.cuda.reset_peak_memory_stats()
+        num_events = stats.get("allocation.all.allocated", 0) + stats.get("allocation.all.freed", 0)
+        return num_events, counters
+
+    def events(self) -> EventList:
+        """The recorded allocations and frees, in sections."""
+        events = self.trace.events()
+        self.label(events)
+        return events
+
+
+_RECORDER_PHASES: dict[str, Phase] = {"forward": "forward", "loss": "loss", "backward": "backward"}
+
+
+class CpuProbe(_Phases):
+    """Records tensor storages through the tracer's dispatch mode while real kernels run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._optimizer = False
+        self.recorder = StorageRecorder(
+            device_type="cpu",
+            current_module=lambda: "optimizer" if self._optimizer else "",
+            temporaries=lambda _func, _args: [],
+            accumulate_in_place=accumulates_in_place,
+            scalar_answer=None,
+        )
+
+    @contextmanager
+    def recording(self, device: str) -> Iterator[None]:  # noqa: ARG002  (there is one CPU)
+        """Record storages."""
+        with self.recorder:
+            yield
+
+    def enter(self, phase: str, *, step: int | None = None) -> None:
+        """Tell the recorder too."""
+        super().enter(phase, step=step)
+        self.recorder.phase = _RECORDER_PHASES.get(phase, "end")
+
+    @contextmanager
+    def in_optimizer(self) -> Iterator[None]:
+        """Allocations are the optimizer's."""
+        self._optimizer = True
+        try:
+            yield
+        finally:
+            self._optimizer = False
+
+    def _read(self) -> tuple[int, dict[str, int]]:
+        return len(self.recorder.tokens), {}
+
+    def events(self) -> EventList:
+        """The recorded storages, in sections, without the optimizer's scalars: on CUDA those stay on the host."""
+        tokens = self.recorder.tokens
+        events, before = events_from_tokens(tokens)
+        self.label(events, before=before.__getitem__)
+        self._add_live_bytes(events, before)
+        return events
+
+    def _add_live_bytes(self, events: EventList, before: list[int]) -> None:
+        live = events.live_bytes()
+        edges = [before[p.num_events_before] for p in self.phases]
+        for phase, start, stop in zip(self.phases, edges, edges[1:], strict=False):
+            phase.counters = {"peak_requested_bytes": max(live[start:stop], default=0)}
+
+
+def events_from_tokens(tokens: list[Token]) -> tuple[EventList, list[int]]:
+    """Events of recorded tokens, and for each number of tokens the number of events among them."""
+    events, before, sizes = EventList(), [0], dict[int, int]()
+    for token in tokens:
+        if isinstance(token, Alloc) and not _is_host_scalar(token):
+            sizes[token.block] = token.nbytes
+            events.add(token.nbytes, token.block, token.op)
+        elif isinstance(token, Free) and token.block in sizes:
+            events.add(-sizes[token.block], token.block, "")
+        else:
+            assert isinstance(token, Alloc | Free | Mark)
+        before.append(len(events))
+    return events, before
+
+
+def _is_host_scalar(token: Alloc) -> bool:
+    return token.module == "optimizer" and token.nbytes == _HOST_SCALAR_BYTES
