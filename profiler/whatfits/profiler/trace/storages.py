@@ -24,11 +24,12 @@ Temporaries = Callable[[Any, tuple[Any, ...]], list[int]]
 
 
 class StorageRecorder(TorchDispatchMode):
-    """Dispatch mode that appends an `Alloc` or `Free` per storage to the current part's token list."""
+    """Dispatch mode that appends an `Alloc` or `Free` per storage of one device type to the current part's tokens."""
 
     def __init__(
         self,
         *,
+        device_type: str,
         current_module: Callable[[], str],
         temporaries: Temporaries,
         accumulate_in_place: Callable[[Any, tuple[Any, ...], "StorageRecorder"], bool],
@@ -40,6 +41,7 @@ class StorageRecorder(TorchDispatchMode):
         self.producer: dict[int, int | None] = {}
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._next_block = 0
+        self._device_type = device_type
         self._current_module = current_module
         self._temporaries = temporaries
         self._accumulate_in_place = accumulate_in_place
@@ -68,7 +70,11 @@ class StorageRecorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default and self._scalar_answer is not None:
+        if (
+            func is torch.ops.aten._local_scalar_dense.default
+            and self._scalar_answer is not None
+            and args[0].is_meta
+        ):
             return self._scalar_answer(args[0])
         if self.phase == "backward" and self._accumulate_in_place(func, args, self):
             args[0].add_(args[1])
@@ -86,13 +92,19 @@ class StorageRecorder(TorchDispatchMode):
         key = storage._cdata
         if key in self._live:
             return
-        if storage.nbytes() == 0:  # the device allocator never sees these
+        if (
+            storage.nbytes() == 0 or tensor.device.type != self._device_type
+        ):  # the device allocator never sees these
             self.ignore(tensor)
             return
         block = self._new_block(storage.nbytes(), op, internal=False)
         node = torch._C._current_autograd_node()
         self.producer[block] = None if node is None else id(node)
-        self._live[key] = (block, weakref.ref(storage, lambda _, key=key, block=block: self._free(key, block)))
+
+        def freed(_: Any) -> None:
+            self._free(key, block)
+
+        self._live[key] = (block, weakref.ref(storage, freed))
 
     def _record_temporaries(self, op: str, sizes: list[int]) -> None:
         blocks = [self._new_block(nbytes, op, internal=True) for nbytes in sizes]
@@ -102,7 +114,9 @@ class StorageRecorder(TorchDispatchMode):
         block, self._next_block = self._next_block, self._next_block + 1
         recompute = self.phase == "backward" and torch.is_grad_enabled()
         self.tokens.append(
-            Alloc(block, nbytes, op, self._current_module(), self.phase, recompute=recompute, internal=internal)
+            Alloc(
+                block, nbytes, op, self._current_module(), self.phase, recompute=recompute, internal=internal
+            )
         )
         return block
 

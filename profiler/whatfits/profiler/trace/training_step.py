@@ -65,7 +65,7 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
 
 def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     """linear, embedding, head or vector: the distinction optimizers make."""
-    if parameter.ndim < 2:  # noqa: PLR2004
+    if parameter.ndim < 2:
         return "vector"
     owner = model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, nn.Embedding):
@@ -85,7 +85,9 @@ class MicroBatchTracer:
         self.tracker = ModuleTracker(model)
         self.layer_names = {n for n, _ in model.named_modules() if n.rpartition(".")[0].endswith("layers")}
         self.on_ready = on_ready
+        self.device = next(model.parameters()).device
         self.recorder = StorageRecorder(
+            device_type=self.device.type,
             current_module=self.tracker.current,
             temporaries=flash_backward_temporaries,
             accumulate_in_place=accumulates_in_place,
@@ -94,10 +96,15 @@ class MicroBatchTracer:
         for tensor in [*model.parameters(), *model.buffers()]:
             self.recorder.ignore(tensor)
 
-    def micro_batch(self, batch: int, seq_len: int) -> dict[str, list[Token]]:
-        """Trace one forward, backward and end of step; returns the tokens by part."""
+    def micro_batch(
+        self, batch: int, seq_len: int, *, before_end: Callable[[], None] | None = None
+    ) -> dict[str, list[Token]]:
+        """Trace one forward, backward and end of step; returns the tokens by part.
+
+        `before_end` runs, and is traced, while the loss and the inputs are still there: the optimizer's place.
+        """
         parts: dict[str, list[Token]] = {}
-        device = next(self.model.parameters()).device
+        device = self.device
         with self._instrumented(), self.recorder:
             parts["forward"] = self.recorder.start_part()
             self.recorder.phase = "forward"
@@ -109,14 +116,18 @@ class MicroBatchTracer:
             loss.backward()
             parts["end"] = self.recorder.start_part()
             self.recorder.phase = "end"
+            if before_end is not None:
+                before_end()
             del loss, input_ids, labels
             self.recorder.start_part()
         return parts
 
     @contextmanager
     def _instrumented(self) -> Iterator[None]:
-        handles = [p.register_post_accumulate_grad_hook(self._gradient_ready) for p in self.model.parameters()]
-        original = self.model.loss_function
+        handles = [
+            p.register_post_accumulate_grad_hook(self._gradient_ready) for p in self.model.parameters()
+        ]
+        original: Any = self.model.loss_function  # a property of transformers' models, typed as a submodule
 
         def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:
             self.recorder.phase = "loss"
@@ -165,7 +176,8 @@ def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     return Trace(
         parts=parts,
         parameters=tuple(
-            (n, tuple(p.shape), p.element_size(), parameter_role(model, n, p)) for n, p in model.named_parameters()
+            (n, tuple(p.shape), p.element_size(), parameter_role(model, n, p))
+            for n, p in model.named_parameters()
         ),
         buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
     )
@@ -177,7 +189,9 @@ def assign_categories(parts: dict[str, list[Token]]) -> None:
     gradients: the storage behind a parameter's gradient; logits_and_loss: the head, the loss and their backward;
     activations: made by forward (or by recompute) and alive when that forward ends; temporaries: the rest.
     """
-    gradients = {t.block for p in parts.values() for t in p if isinstance(t, Mark) and t.kind == "gradient_ready"}
+    gradients = {
+        t.block for p in parts.values() for t in p if isinstance(t, Mark) and t.kind == "gradient_ready"
+    }
     freed_in = {t.block: part for part, tokens in parts.items() for t in tokens if isinstance(t, Free)}
     for part, tokens in parts.items():
         for token in tokens:
