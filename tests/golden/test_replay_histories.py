@@ -7,13 +7,13 @@ import pytest
 
 from tests.golden.replay_histories import SNAPSHOTS, History, HistoryReplay, load_history, main
 from whatfits.estimator.memory.replay import (
-    AllocatorMode,
     ReplayEvents,
     ReplayResult,
     replay,
     required_reserved_bytes,
 )
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
+from whatfits.estimator.specs import AllocatorMode
 from whatfits.estimator.units import MIB
 
 # placements, segments or mapped ranges, releases, counted from the rows of each file

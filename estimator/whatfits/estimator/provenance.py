@@ -15,7 +15,9 @@ _FSDP = (
     "FSDP memory counts two gathered layers, the root's weights and one layer's gradients in two copies; the "
     "allocator's pools per stream are covered by a wider interval, not replayed."
 )
-_ESTIMATED_TOTAL = "The memory total of {gpu} is not from a device's own report; the verdict allows 2% for that."
+_ESTIMATED_TOTAL = (
+    "The memory total of {gpu} is not from a device's own report; the verdict allows 2% for that."
+)
 
 
 def provenance_of(run: RunSpec, memory: StepMemory, assumptions: tuple[str, ...]) -> Provenance:

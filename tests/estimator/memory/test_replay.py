@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from whatfits.estimator.memory.replay import (
     ALLOC,
     FREE,
-    AllocatorMode,
     MalformedEventsError,
     ReplayEvents,
     ReplayResult,
@@ -20,6 +19,7 @@ from whatfits.estimator.memory.replay import (
 from whatfits.estimator.memory.replay_allocator import ClassicAllocator, InitialSegment
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
 from whatfits.estimator.memory.replay_rules import block_bytes, pool_number
+from whatfits.estimator.specs import AllocatorMode
 from whatfits.estimator.units import KIB, MIB
 
 RESOLUTION = 4 * MIB

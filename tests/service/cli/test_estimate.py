@@ -124,7 +124,14 @@ def test_the_text_opens_with_the_verdict_and_sums_to_the_peak(
         ('{"model":', ("not JSON", "line 1, column 10")),
         ({**SMALL, "trainning": {}}, ("trainning", "did you mean training")),
         ({**SMALL, "hardware": {"gpu": "a100"}}, ("a100", "a100-80gb-sxm", "a100-40gb-sxm")),
-        ({**SMALL, "parallelism": {"tp_degree": 3}}, ("tp_degree", "3", "8")),
+        (
+            {
+                **SMALL,
+                "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 3},
+                "parallelism": {"tp_degree": 3},
+            },
+            ("tp_degree", "3", "8"),
+        ),
         ({**SMALL, "training": {"seq_len": 0}}, ("training.seq_len: 0",)),
         ({**SMALL, "training": {"optimizer": {"name": "apollo", "rank": 513}}}, ("rank", "513", "512")),
         ({"hardware": {"gpu": "h100"}}, ("model", "missing")),

@@ -25,7 +25,9 @@ def breakdown_at(
     table, layers = memory.table, tensors.model.num_layers
     counts = table.step_counts(layers) if row < 0 else table.counts(layers)[row]
     live = dict(zip(COLUMN_KINDS, (counts @ sizes).tolist(), strict=True))
-    gradients = int(live["gradients_pending"] + _kept_bytes(memory, live["gradients_kept"], row, later_micro_batch))
+    gradients = int(
+        live["gradients_pending"] + _kept_bytes(memory, live["gradients_kept"], row, later_micro_batch)
+    )
     communication = resting.communication_buffers + _gathered_bytes(memory, row)
     terms = {
         "weights": resting.weights,
@@ -40,7 +42,7 @@ def breakdown_at(
     return MemoryBreakdown(**terms, temporaries=peak - sum(terms.values()))
 
 
-def _kept_bytes(memory: StepMemory, kept: float, row: int, later_micro_batch: bool) -> float:  # noqa: FBT001
+def _kept_bytes(memory: StepMemory, kept: float, row: int, later_micro_batch: bool) -> float:
     """Complete gradients at a row, under the treatment that applies there."""
     if row < 0 or later_micro_batch:
         return 0.0 if memory.gradients is Gradients.RELEASED else float(memory.tensors.gradient_bytes)

@@ -83,7 +83,11 @@ class RankTensors:
     @cached_property
     def local(self) -> Parameters:
         """What this rank holds and updates."""
-        return self.whole if self.shard_degree == 1 else Parameters(shard_parameters(self.whole, self.shard_degree))
+        return (
+            self.whole
+            if self.shard_degree == 1
+            else Parameters(shard_parameters(self.whole, self.shard_degree))
+        )
 
     @cached_property
     def weight_bytes(self) -> int:

@@ -9,7 +9,9 @@ from whatfits.estimator.units import round_allocation
 __all__ = ["build_parameters", "gradient_bytes", "shard_parameters"]
 
 
-def build_parameters(templates: Sequence[ParameterTemplate], dims: Mapping[str, int]) -> tuple[ParameterTensor, ...]:
+def build_parameters(
+    templates: Sequence[ParameterTemplate], dims: Mapping[str, int]
+) -> tuple[ParameterTensor, ...]:
     """All parameters in module order: what stands before the layers, each layer's, what stands after."""
     first = next((j for j, t in enumerate(templates) if t.per_layer), len(templates))
     last = next((j for j in range(len(templates), 0, -1) if templates[j - 1].per_layer), first)
@@ -30,7 +32,8 @@ def shard_parameters(parameters: Sequence[ParameterTensor], degree: int) -> tupl
     Source: torch.distributed.fsdp `fully_shard`, `Shard(0)` per parameter with padding to equal chunks.
     """
     return tuple(
-        ParameterTensor(name=p.name, shape=(-(-p.shape[0] // degree), *p.shape[1:]), role=p.role) for p in parameters
+        ParameterTensor(name=p.name, shape=(-(-p.shape[0] // degree), *p.shape[1:]), role=p.role)
+        for p in parameters
     )
 
 

@@ -18,7 +18,14 @@ from whatfits.estimator.memory.placement import FsdpBuffers
 from whatfits.estimator.profile import COLUMN_KINDS, CountTable, with_derived_symbols
 from whatfits.estimator.units import ALLOCATION_GRANULARITY
 
-__all__ = ["Gradients", "MicroBatchPeak", "live_during_step", "micro_batch_peak", "rounded_sizes", "row_region"]
+__all__ = [
+    "Gradients",
+    "MicroBatchPeak",
+    "live_during_step",
+    "micro_batch_peak",
+    "rounded_sizes",
+    "row_region",
+]
 
 FloatArray = NDArray[np.float64]
 

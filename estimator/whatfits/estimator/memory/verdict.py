@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from whatfits.estimator.memory.device import TOTAL_ESTIMATE_ERROR, Interval
 from whatfits.estimator.specs import GpuSpec, HardwareSpec, Verdict
 
-__all__ = ["FITS_AT", "FAILS_AT", "Usable", "combine", "fit_probability", "usable_memory", "verdict_of"]
+__all__ = ["FAILS_AT", "FITS_AT", "Usable", "combine", "fit_probability", "usable_memory", "verdict_of"]
 
 FITS_AT, FAILS_AT = 0.95, 0.05
 _NINETY = 1.6448536269514722
@@ -33,7 +33,9 @@ def usable_memory(gpu: GpuSpec, hardware: HardwareSpec) -> Usable:
     return Usable(total, TOTAL_ESTIMATE_ERROR * total if gpu.total_bytes_is_estimate else 0.0)
 
 
-def combine(fixed: NDArray[np.float64], relative: Interval, *constants: Interval) -> tuple[NDArray[np.float64], ...]:
+def combine(
+    fixed: NDArray[np.float64], relative: Interval, *constants: Interval
+) -> tuple[NDArray[np.float64], ...]:
     """Low, median and high of fixed x (1 + relative) + the sum of the constants.
 
     Deviations from the medians are taken as independent: they add in squares, on each side by itself.
@@ -42,7 +44,9 @@ def combine(fixed: NDArray[np.float64], relative: Interval, *constants: Interval
     down = np.sqrt(
         (fixed * (relative.median - relative.low)) ** 2 + sum((c.median - c.low) ** 2 for c in constants)
     )
-    up = np.sqrt((fixed * (relative.high - relative.median)) ** 2 + sum((c.high - c.median) ** 2 for c in constants))
+    up = np.sqrt(
+        (fixed * (relative.high - relative.median)) ** 2 + sum((c.high - c.median) ** 2 for c in constants)
+    )
     return median - down, median, median + up
 
 

@@ -73,12 +73,18 @@ def expand_structure(program: EventProgram, num_layers: int) -> ExpandedEvents:
     position = starts[ref_part] + c0 + c_total * repeats + c_repeat * repeat
     target = position[refers]
     if not is_alloc[target].all():
-        raise ValueError(f"program {program.key.slug} frees something that is not an allocation at {num_layers} layers")
+        raise ValueError(
+            f"program {program.key.slug} frees something that is not an allocation at {num_layers} layers"
+        )
     block[refers] = number[target]
     size_of_block = size[is_alloc]
     size_index = np.where(block >= 0, size_of_block[block], -1)
     return ExpandedEvents(
-        kind=kind, block=block, size_index=size_index, label=label, part_ends=tuple(int(x) for x in starts[1:])
+        kind=kind,
+        block=block,
+        size_index=size_index,
+        label=label,
+        part_ends=tuple(int(x) for x in starts[1:]),
     )
 
 

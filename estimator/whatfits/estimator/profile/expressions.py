@@ -33,7 +33,8 @@ class SizeExpression:
         if not self.terms:
             return "0"
         return " + ".join(
-            " ".join([str(c), *(x if e == 1 else f"{x}^{e}" for x, e in monomial)]) for c, monomial in self.terms
+            " ".join([str(c), *(x if e == 1 else f"{x}^{e}" for x, e in monomial)])
+            for c, monomial in self.terms
         )
 
     def to_json(self) -> list[Any]:
@@ -52,6 +53,6 @@ def with_derived_symbols(symbols: Mapping[str, Any]) -> dict[str, Any]:
     if "s" in symbols:
         derived["s128"] = -(-symbols["s"] // 128) * 128
     if "d" in symbols:
-        multiple = 32 if symbols["d"] <= 128 else 64  # noqa: PLR2004  (the kernel's own threshold)
+        multiple = 32 if symbols["d"] <= 128 else 64
         derived["d32"] = -(-symbols["d"] // multiple) * multiple
     return derived

@@ -153,7 +153,9 @@ class EventProgram:
             ValueError: the format is not the one this version reads.
         """
         if data.get("format") != 1 or data.get("columns") != list(COLUMNS):
-            raise ValueError(f"profile format {data.get('format')!r} is not readable here; this version reads 1")
+            raise ValueError(
+                f"profile format {data.get('format')!r} is not readable here; this version reads 1"
+            )
         return cls(
             key=ProfileKey(**data["key"]),
             stack=data["stack"],
@@ -166,7 +168,9 @@ class EventProgram:
             ),
             buffers=tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
             parts={
-                name: PartProgram(*(np.array(s, dtype=np.int64).reshape(len(COLUMNS), -1).T for s in segments))
+                name: PartProgram(
+                    *(np.array(s, dtype=np.int64).reshape(len(COLUMNS), -1).T for s in segments)
+                )
                 for name, segments in data["parts"].items()
             },
         )

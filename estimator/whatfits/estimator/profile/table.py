@@ -87,12 +87,18 @@ class CountTable:
             "first_layers": self.first_layers,
             "sizes": [e.to_json() for e in self.sizes],
             "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],
-            "parameters": [[p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters],
+            "parameters": [
+                [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters
+            ],
             "buffers": [[name, e.to_json()] for name, e in self.buffers],
             "row_label": self.row_label.tolist(),
             "row_parameter": self.row_parameter.tolist(),
             "counts": [*entries.T.tolist(), self.base[index].tolist(), self.slope[index].tolist()],
-            "step": [*step.T.tolist(), self.step_base[step_index].tolist(), self.step_slope[step_index].tolist()],
+            "step": [
+                *step.T.tolist(),
+                self.step_base[step_index].tolist(),
+                self.step_slope[step_index].tolist(),
+            ],
         }
 
     @classmethod
@@ -103,7 +109,9 @@ class CountTable:
             ValueError: the format is not the one this version reads.
         """
         if data.get("format") != 1:
-            raise ValueError(f"table format {data.get('format')!r} is not readable here; this version reads 1")
+            raise ValueError(
+                f"table format {data.get('format')!r} is not readable here; this version reads 1"
+            )
         shape = (len(data["row_label"]), len(COLUMN_KINDS), len(data["sizes"]))
         base, slope = _dense(data["counts"], shape)
         step_base, step_slope = _dense(data["step"], shape[1:])
@@ -165,7 +173,9 @@ def build_table(program: EventProgram) -> CountTable:
     chosen = np.flatnonzero(keep)
     group = np.array([_region(program.labels[j]) for j in row_label[chosen]], dtype=np.int64)
     kept = chosen[_undominated(at[0][chosen], slope[chosen], group * 1000 + parameter[chosen])]
-    steps = [counts[expand_structure(program, d).part_ends[1] - 1] for counts, d in zip(live, depths, strict=True)]
+    steps = [
+        counts[expand_structure(program, d).part_ends[1] - 1] for counts, d in zip(live, depths, strict=True)
+    ]
     return CountTable(
         key=program.key,
         stack=program.stack,
@@ -191,7 +201,9 @@ def _region(label: Label) -> int:
 def _live_counts(program: EventProgram, events: ExpandedEvents) -> IntArray:
     """(events, kinds, sizes): blocks live after each event."""
     delta = np.zeros((len(events.kind), len(COLUMN_KINDS), len(program.sizes)), dtype=np.int64)
-    category = [COLUMN_KINDS.index(x.category) if x.category != "gradients" else _PENDING for x in program.labels]
+    category = [
+        COLUMN_KINDS.index(x.category) if x.category != "gradients" else _PENDING for x in program.labels
+    ]
     current: dict[int, int] = {}
     for j, (kind, block, size) in enumerate(zip(events.kind, events.block, events.size_index, strict=True)):
         if kind == Token.ALLOC:

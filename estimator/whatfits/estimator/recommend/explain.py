@@ -1,10 +1,10 @@
 """Why a candidate stands where it does, why a choice fails, and the smallest change that fits. In sentences."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from whatfits.estimator.catalog import ResolvedPlanRequest, load_gpus
+from whatfits.estimator.catalog import load_gpus
 from whatfits.estimator.memory.breakdown import breakdown_at, phase_at
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.verdict import FITS_AT
@@ -77,7 +77,7 @@ def _probability(search: Search, ranked: Ranked, j: int) -> float:
     return float(search.found[ranked.choice[j]].probability[ranked.point[j]])
 
 
-def rejections(request: ResolvedPlanRequest, search: Search) -> tuple[Rejection, ...]:
+def rejections(search: Search) -> tuple[Rejection, ...]:
     """One entry per choice of which no batch point fits."""
     return tuple(
         Rejection(
@@ -85,7 +85,7 @@ def rejections(request: ResolvedPlanRequest, search: Search) -> tuple[Rejection,
             rank=found.choice.optimizer.rank,
             placement=_placement_words(found.choice),
             why=_why(search, found),
-            smallest_change_that_fits=_smallest_change(request, search, found),
+            smallest_change_that_fits=_smallest_change(search, found),
         )
         for found in search.found
         if not found.may_fit.any()
@@ -112,7 +112,9 @@ def _why(search: Search, found: Found) -> str:
         later_micro_batch=bool(peaks.later_micro_batch[index]),
     )
     terms = sorted(parts.model_dump().items(), key=lambda item: -item[1])[:_LARGEST_TERMS]
-    largest = ", ".join(f"{name.replace('_', ' ')} {format_bytes(nbytes)}" for name, nbytes in terms if nbytes)
+    largest = ", ".join(
+        f"{name.replace('_', ' ')} {format_bytes(nbytes)}" for name, nbytes in terms if nbytes
+    )
     setting = search.points[point]
     checkpointed = setting.checkpointing is ActivationCheckpointing.FULL
     return (
@@ -122,7 +124,7 @@ def _why(search: Search, found: Found) -> str:
     )
 
 
-def _smallest_change(request: ResolvedPlanRequest, search: Search, found: Found) -> str | None:
+def _smallest_change(search: Search, found: Found) -> str | None:
     """The nearest choice that fits: same optimizer before same placement before both different; else a larger GPU."""
     for distance, words in _changes(found.choice, search):
         best = max(distance, key=lambda f: float(f.times.tokens_per_second[f.may_fit].max()), default=None)
@@ -130,10 +132,10 @@ def _smallest_change(request: ResolvedPlanRequest, search: Search, found: Found)
             point = int(np.flatnonzero(best.may_fit)[best.median[best.may_fit].argmin()])
             certain = "" if best.probability[point] >= FITS_AT else " (uncertain)"
             return f"{words(best.choice)}: {format_bytes(best.median[point])}{certain}."
-    return _larger_gpu(request, search, found)
+    return _larger_gpu(found)
 
 
-def _changes(choice: Choice, search: Search) -> Iterator[tuple[list[Found], "_Words"]]:
+def _changes(choice: Choice, search: Search) -> Iterator[tuple[list[Found], Callable[[Choice], str]]]:
     """Fitting choices by growing distance, each with how to say it."""
     everything = [f for f in search.found if f.may_fit.any()]
     # SGD needs the least memory and trains transformers badly, so it is named only where nothing else fits.
@@ -142,7 +144,9 @@ def _changes(choice: Choice, search: Search) -> Iterator[tuple[list[Found], "_Wo
     same_optimizer = [f for f in fitting if f.choice.optimizer == choice.optimizer]
     same_name = [f for f in fitting if f.choice.optimizer.name == choice.optimizer.name]
     same_placement = [
-        f for f in fitting if f.choice.placement == choice.placement and f.choice.layerwise == choice.layerwise
+        f
+        for f in fitting
+        if f.choice.placement == choice.placement and f.choice.layerwise == choice.layerwise
     ]
     yield [f for f in same_optimizer if f.choice.placement is Placement.DDP_BUCKET_VIEW], _by_placement
     yield [f for f in same_optimizer if f.choice.layerwise], _by_placement
@@ -164,10 +168,7 @@ def _by_both(choice: Choice) -> str:
     return f"Use {optimizer_words(choice.optimizer)} on {choice.words}"
 
 
-_Words = type(_by_both)
-
-
-def _larger_gpu(request: ResolvedPlanRequest, search: Search, found: Found) -> str | None:
+def _larger_gpu(found: Found) -> str | None:
     """The smallest GPU of the catalog whose memory holds the cheapest batch point for sure."""
     needed = float(found.high.min())
     enough = [

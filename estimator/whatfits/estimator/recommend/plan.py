@@ -51,7 +51,7 @@ def plan_runs(request: PlanRequest) -> Plan:
     ranked = rank(result, resolved.request.objective, resolved.request.limit)
     return Plan(
         candidates=tuple(_candidate(resolved, stack, result, ranked, int(j)) for j in ranked.shown),
-        rejected=rejections(resolved, result),
+        rejected=rejections(result),
         searched=result.size,
         elapsed_seconds=time.perf_counter() - started,
         assumptions=(*resolved.assumptions, _TABLE_ONLY),

@@ -65,9 +65,7 @@ def describe_environment(device: str) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),
         }
         found = nvidia_smi("uuid", "driver_version", "memory.total")
-        described |= dict(
-            zip(("gpu_uuid", "driver", "nvidia_smi_total_mib"), found or [None] * 3, strict=True)
-        )
+        described |= dict(zip(("gpu_uuid", "driver", "nvidia_smi_total_mib"), found or [""] * 3, strict=True))
     return described
 
 

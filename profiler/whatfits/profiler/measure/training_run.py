@@ -112,4 +112,4 @@ def _loss_phase(model: nn.Module, probe: Probe) -> Iterator[None]:
     try:
         yield
     finally:
-        model.loss_function = original
+        model.loss_function = original  # type: ignore[assignment]

@@ -33,7 +33,17 @@ def held_out_points(structure: StructureClass) -> list[Dims]:
     """Points no size was fitted at."""
     k = {"one": 1, "grouped": 4, "full": 8}[structure.key.kv_heads]
     return [
-        {"L": L, "b": 1 if structure.key.micro_batch == "one" else b, "s": s, "h": 512, "i": i, "a": 8, "k": k, "d": 64, "V": 32000}
+        {
+            "L": L,
+            "b": 1 if structure.key.micro_batch == "one" else b,
+            "s": s,
+            "h": 512,
+            "i": i,
+            "a": 8,
+            "k": k,
+            "d": 64,
+            "V": 32000,
+        }
         for L, b, s, i in _HELD_OUT
     ]
 
@@ -47,7 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
     stack, failures = running_stack(), 0
     for structure in llama_classes():
         started = time.perf_counter()
-        program = compile_program(structure.key, structure.options, structure.points, structure.symbols, stack)
+        program = compile_program(
+            structure.key, structure.options, structure.points, structure.symbols, stack
+        )
         table = save_profile(program, folder / stack_folder(stack))
         exact = all(
             compare_with_trace(program, table, trace_micro_batch(dims, structure.options), dims).exact
@@ -55,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
         failures += not exact
         seconds = time.perf_counter() - started
-        print(f"{structure.key.slug}: {len(table.row_label)} rows, {seconds:.1f} s, {'exact' if exact else 'DIFFERS'}")
+        print(
+            f"{structure.key.slug}: {len(table.row_label)} rows, {seconds:.1f} s, {'exact' if exact else 'DIFFERS'}"
+        )
     return 1 if failures else 0
 
 

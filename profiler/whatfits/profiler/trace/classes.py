@@ -65,4 +65,13 @@ def llama_classes() -> Iterator[StructureClass]:
 def _point(row: tuple[int, ...], micro_batch: str, kv_heads: str) -> Dims:
     b, s, width, i, a, groups, d, vocab = row
     k = {"one": 1, "grouped": a // groups, "full": a}[kv_heads]
-    return {"b": 1 if micro_batch == "one" else b, "s": s, "h": width * a, "i": i, "a": a, "k": k, "d": d, "V": vocab}
+    return {
+        "b": 1 if micro_batch == "one" else b,
+        "s": s,
+        "h": width * a,
+        "i": i,
+        "a": a,
+        "k": k,
+        "d": d,
+        "V": vocab,
+    }

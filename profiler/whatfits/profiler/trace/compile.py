@@ -32,7 +32,11 @@ from whatfits.profiler.trace.training_step import Dims, StepOptions, trace_micro
 __all__ = ["BASE_LAYERS", "StructureError", "compile_program", "flatten"]
 
 BASE_LAYERS = 3
-_MARKS = {"layer_enter": Token.LAYER_ENTER, "layer_exit": Token.LAYER_EXIT, "gradient_ready": Token.GRADIENT_READY}
+_MARKS = {
+    "layer_enter": Token.LAYER_ENTER,
+    "layer_exit": Token.LAYER_EXIT,
+    "gradient_ready": Token.GRADIENT_READY,
+}
 _LAYER = re.compile(r"(?<=layers\.)\d+")
 
 
@@ -112,7 +116,9 @@ def find_cut(base: Sequence[FlatToken], deeper: Sequence[FlatToken]) -> Cut:
     backwards = list(zip(reversed(base), reversed(deeper), strict=False))
     suffix = next((j for j, (x, y) in enumerate(backwards) if not x.matches(y)), len(base))
     if body < 0 or prefix + suffix < len(base):
-        raise StructureError(f"no repeating body: {len(base)} and {len(deeper)} tokens share {prefix} + {suffix}")
+        raise StructureError(
+            f"no repeating body: {len(base)} and {len(deeper)} tokens share {prefix} + {suffix}"
+        )
     return Cut((len(base) - suffix + prefix) // 2, body)
 
 
@@ -126,7 +132,9 @@ def _fit_reference(observed: list[tuple[int, int, int]]) -> tuple[int, int, int]
     return int(solution[0]), int(solution[1]), int(solution[2])
 
 
-def _references(flats: dict[int, Flat], cuts: dict[str, Cut], part: str, segment: str, offset: int) -> IntArray:
+def _references(
+    flats: dict[int, Flat], cuts: dict[str, Cut], part: str, segment: str, offset: int
+) -> IntArray:
     """Columns ref_part, c0, c_total, c_repeat of one token, from all depths."""
     observed: list[tuple[int, int, int]] = []
     parts: set[str] = set()
@@ -145,7 +153,11 @@ def _references(flats: dict[int, Flat], cuts: dict[str, Cut], part: str, segment
 
 
 def compile_program(
-    key: ProfileKey, options: StepOptions, points: Sequence[Dims], symbols: Sequence[str], stack: dict[str, str]
+    key: ProfileKey,
+    options: StepOptions,
+    points: Sequence[Dims],
+    symbols: Sequence[str],
+    stack: dict[str, str],
 ) -> EventProgram:
     """Trace and compile one structure class.
 
@@ -190,7 +202,8 @@ def compile_program(
         labels=tuple(builder.labels),
         parameters=builder.parameters,
         buffers=tuple(
-            (name, fitter.fit([t.buffers[j][1] for t in first])) for j, (name, _) in enumerate(first[0].buffers)
+            (name, fitter.fit([t.buffers[j][1] for t in first]))
+            for j, (name, _) in enumerate(first[0].buffers)
         ),
         parts=parts,
     )
@@ -231,7 +244,9 @@ def _require_same_structure(expected: Flat, found: Flat) -> None:
     """All points of a class must have the same tokens but for sizes."""
     for part in PARTS:
         if len(expected[part]) != len(found[part]):
-            raise StructureError(f"{part} has {len(found[part])} tokens at one point, {len(expected[part])} at another")
+            raise StructureError(
+                f"{part} has {len(found[part])} tokens at one point, {len(expected[part])} at another"
+            )
         for position, (x, y) in enumerate(zip(expected[part], found[part], strict=True)):
             if not x.same_structure(y) or x.ref != y.ref:
                 raise StructureError(f"{part} token {position} differs between points: {x} and {y}")

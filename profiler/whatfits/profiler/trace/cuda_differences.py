@@ -39,9 +39,9 @@ def flash_attention(
     value: torch.Tensor,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002  (torch's own signature)
+    is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,  # noqa: FBT001, FBT002, ARG001
+    enable_gqa: bool = False,  # noqa: ARG001
 ) -> torch.Tensor:
     """Stand in for `F.scaled_dot_product_attention` where the device would choose the flash kernel.
 
@@ -95,7 +95,11 @@ def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageReco
 
     Source: torch/csrc/autograd/input_buffer.cpp. Confirmed event for event on recorded device histories.
     """
-    if func is not torch.ops.aten.add.Tensor or torch.is_grad_enabled() or not isinstance(args[1], torch.Tensor):
+    if (
+        func is not torch.ops.aten.add.Tensor
+        or torch.is_grad_enabled()
+        or not isinstance(args[1], torch.Tensor)
+    ):
         return False
     first = args[0]
     block = recorder.block_of(first)
@@ -114,7 +118,9 @@ def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageReco
 def _is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill one gap-free range of memory, in any order of the dims."""
     expected = 1
-    for stride, size in sorted((st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz > 1):
+    for stride, size in sorted(
+        (st, sz) for st, sz in zip(tensor.stride(), tensor.shape, strict=True) if sz > 1
+    ):
         if stride != expected:
             return False
         expected *= size

@@ -48,9 +48,7 @@ class ModuleTracker:
         self._paths.append(self._stack[-1])
 
     @contextmanager
-    def follow(
-        self, on_enter: Callable[[str], None], on_exit: Callable[[str], None]
-    ) -> Iterator[None]:
+    def follow(self, on_enter: Callable[[str], None], on_exit: Callable[[str], None]) -> Iterator[None]:
         """Track all modules while active; call back with each module's path."""
 
         def before(module: nn.Module, _args: Any) -> None:

@@ -29,9 +29,7 @@ def _monomials(symbols: Sequence[str]) -> list[Monomial]:
     for count in range(4):
         for chosen in combinations(dims, count):
             for b in batch_powers:
-                found.extend(
-                    _monomial([("b", b), ("s", s), *((x, 1) for x in chosen)]) for s in (0, 1, 2)
-                )
+                found.extend(_monomial([("b", b), ("s", s), *((x, 1) for x in chosen)]) for s in (0, 1, 2))
     for b in batch_powers:  # the flash kernel's padded scratch
         found.append(_monomial([("b", b), ("a", 1), ("s128", 1)]))
         found.append(_monomial([("b", b), ("a", 1), ("s128", 1), ("d32", 1)]))
@@ -49,7 +47,8 @@ class SizeFitter:
         self.points = [with_derived_symbols(p) for p in points]
         self.monomials = _monomials(symbols)
         self.values: NDArray[np.int64] = np.array(
-            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self.monomials], dtype=np.int64
+            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self.monomials],
+            dtype=np.int64,
         )
         self._known: dict[tuple[int, ...], SizeExpression] = {}
 
@@ -79,7 +78,9 @@ class SizeFitter:
 
     def _single(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
         quotient, remainder = np.divmod(sizes, self.values)
-        exact = (remainder == 0).all(axis=1) & (quotient == quotient[:, :1]).all(axis=1) & (quotient[:, 0] > 0)
+        exact = (
+            (remainder == 0).all(axis=1) & (quotient == quotient[:, :1]).all(axis=1) & (quotient[:, 0] > 0)
+        )
         matches = np.flatnonzero(exact)
         if not len(matches):
             return None

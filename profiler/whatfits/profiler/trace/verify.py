@@ -36,7 +36,9 @@ class Comparison:
 def table_peak(table: CountTable, dims: Dims, rounded_to: int) -> int:
     """Largest row of the table: bytes of one micro-batch with gradients kept."""
     symbols = with_derived_symbols(dims)
-    sizes = np.array([-(-e.evaluate(symbols) // rounded_to) * rounded_to for e in table.sizes], dtype=np.int64)
+    sizes = np.array(
+        [-(-e.evaluate(symbols) // rounded_to) * rounded_to for e in table.sizes], dtype=np.int64
+    )
     return int((table.counts(dims["L"]).sum(axis=1) @ sizes).max())
 
 
@@ -54,7 +56,9 @@ def compare_with_trace(program: EventProgram, table: CountTable, trace: Trace, d
         elif isinstance(token, Free):
             same = kind == Token.FREE and block == number[token.block]
         else:
-            same = kind.item() == Token[token.kind.upper()] and (token.block < 0 or block == number[token.block])
+            same = kind.item() == Token[token.kind.upper()] and (
+                token.block < 0 or block == number[token.block]
+            )
         different += not same
     return Comparison(
         num_events=len(tokens),
