@@ -83,17 +83,24 @@ def predict(
             peaks=Peaks(requested_bytes=events.peak_bytes(), allocated_bytes=None, reserved_bytes=None),
         )
     replayed = replay(timeline.events)
-    sizes = rounded_sizes(memory.table, {**model.dims, "b": case.micro_batch_size, "s": case.seq_len})
-    table = memory.peaks(sizes, accumulated=np.array([case.grad_accum_steps > 1]))
     return Prediction(
         events=events,
         peaks=Peaks(
             requested_bytes=replayed.peak_requested_bytes,
             allocated_bytes=replayed.peak_allocated_bytes,
             reserved_bytes=replayed.peak_reserved_bytes,
-            table_requested_bytes=int(table.nbytes[0]),
+            table_requested_bytes=_table_peak(memory, case),
         ),
     )
+
+
+def _table_peak(memory: StepMemory, case: Case) -> int | None:
+    """Peak of the count table, each tensor rounded up to 512; None for the direct trace of one point, which has none."""
+    dims = memory.tensors.model.dims
+    if dims["L"] < memory.table.first_layers:
+        return None
+    sizes = rounded_sizes(memory.table, {**dims, "b": case.micro_batch_size, "s": case.seq_len})
+    return int(memory.peaks(sizes, accumulated=np.array([case.grad_accum_steps > 1])).nbytes[0])
 
 
 def _step_memory(model: ModelSpec, case: Case, program: EventProgram, compute_capability: str) -> StepMemory:

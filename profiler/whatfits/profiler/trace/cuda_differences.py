@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone gives it)
 import transformers.masking_utils
 
-from whatfits.profiler.trace.storages import StorageRecorder
+from whatfits.profiler.trace.storages import StorageRecorder, running_node
 
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
 _USES_OF_AN_UNSHARED_TENSOR = 4
@@ -105,8 +105,8 @@ def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageReco
     block = recorder.block_of(first)
     if block is None or first.shape != args[1].shape:
         return False
-    node = torch._C._current_autograd_node()
-    if node is not None and recorder.producer.get(block) == id(node):
+    node = running_node()
+    if node is not None and recorder.producer.get(block) == node:
         return False
     return bool(
         first._use_count() == _USES_OF_AN_UNSHARED_TENSOR

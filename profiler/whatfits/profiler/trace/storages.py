@@ -22,6 +22,20 @@ from whatfits.profiler.trace.events import Alloc, Free, Mark, MarkKind, Phase, T
 Temporaries = Callable[[Any, tuple[Any, ...]], list[int]]
 """Given an op and its arguments, the bytes of the op's hidden device temporaries, in allocation order."""
 
+NodeIdentity = tuple[str, int]
+
+
+def running_node() -> NodeIdentity | None:
+    """Name and sequence number of the autograd node that runs, None outside of backward.
+
+    Not the `id` of its Python object: torch makes that anew for each question, and another node's may get the same.
+    """
+    node = torch._C._current_autograd_node()
+    if node is None:
+        return None
+    sequence = getattr(node, "_sequence_nr", None)
+    return node.name(), id(node) if sequence is None else sequence()
+
 
 class StorageRecorder(TorchDispatchMode):
     """Dispatch mode that appends an `Alloc` or `Free` per storage of one device type to the current part's tokens."""
@@ -38,7 +52,7 @@ class StorageRecorder(TorchDispatchMode):
         super().__init__()
         self.phase: Phase = "forward"
         self.tokens: list[Token] = []
-        self.producer: dict[int, int | None] = {}
+        self.producer: dict[int, NodeIdentity | None] = {}
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
         self._next_block = 0
         self._device_type = device_type
@@ -98,8 +112,7 @@ class StorageRecorder(TorchDispatchMode):
             self.ignore(tensor)
             return
         block = self._new_block(storage.nbytes(), op, internal=False)
-        node = torch._C._current_autograd_node()
-        self.producer[block] = None if node is None else id(node)
+        self.producer[block] = running_node()
 
         def freed(_: Any) -> None:
             self._free(key, block)

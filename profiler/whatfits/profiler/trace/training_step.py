@@ -57,10 +57,22 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
     with torch.device(device):
         model = LlamaForCausalLM._from_config(config, dtype=options.dtype, attn_implementation="sdpa")
     if options.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # `gradient_checkpointing_enable` is its name in earlier releases.
+        enable = (
+            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
     model.train()
     built: nn.Module = model
     return built
+
+
+def _enable_checkpointing(model: Any) -> None:
+    """Checkpoint every decoder layer, under the name the installed transformers has for it."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
