@@ -15,9 +15,9 @@ transformers and numpy. Make the wheels where there is a network (here for Pytho
     echo /.whl/ >> .git/info/exclude
     python3 -m pip download --only-binary=:all: --no-deps --python-version 3.12 --implementation cp \
         --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 -d .whl \
-        pydantic==2.14.3 pydantic-core==VERSION annotated-types typing-inspection typing-extensions
+        pydantic==2.14.3 pydantic-core==2.50.4 annotated-types typing-inspection typing-extensions
 
-where VERSION is what `unzip -p .whl/pydantic-2*.whl '*/METADATA' | grep pydantic-core` asks for. Carry the folder .whl
+Carry the folder .whl
 (3 MiB) and run there, in the root of the checkout, in one call:
 
     python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target /tmp/site .whl/*.whl &&

@@ -1,6 +1,7 @@
 """Steps of small models, put together for the tests of composition, timeline and peaks."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tests.factories import make_gpu, make_model
 from whatfits.estimator.memory.classes import profile_key
@@ -65,9 +66,11 @@ def make_step(
     )
 
 
-def sizes_of(step: StepMemory, micro_batch_size: int = 2, seq_len: int = 130) -> FloatArray:
+def sizes_of(step: StepMemory, micro_batch_size: ArrayLike = 2, seq_len: int = 130) -> FloatArray:
     """One configuration's sizes."""
-    return rounded_sizes(step.table, {**step.tensors.model.dims, "b": micro_batch_size, "s": seq_len})
+    return rounded_sizes(
+        step.table, {**step.tensors.model.dims, "b": np.asarray(micro_batch_size), "s": seq_len}
+    )
 
 
 def peaks_of(

@@ -199,10 +199,14 @@ class StepMemory:
         return Gradients.RELEASED if self.gradients is Gradients.RELEASED else Gradients.ACCUMULATED
 
     def micro_batch(self, sizes: FloatArray, gradients: Gradients, key: object) -> MicroBatchPeak:
-        """Peak of one micro-batch above the resting bytes. `key` names `sizes` for sharing between optimizers."""
+        """Peak of one micro-batch above the resting bytes.
+
+        `key` names `sizes` for sharing between optimizers; without one nothing is shared.
+        """
         tensors, update = self.tensors, self.optimizer.update_bytes
         name = (key, self.table.key, tensors.placement, tensors.shard_degree, gradients)
-        if update is None and name in self.shared:
+        shares = key is not None and update is None
+        if shares and name in self.shared:
             return self.shared[name]
         found = micro_batch_peak(
             self.table,
@@ -214,7 +218,7 @@ class StepMemory:
             update_bytes=update,
             gathered=tensors.fsdp,
         )
-        if update is None:
+        if shares:
             self.shared[name] = found
         return found
 

@@ -1,0 +1,68 @@
+"""The bridge from an optimizer on a rank to its work and time."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.estimator.memory.steps import ALL_OPTIMIZERS, make_step
+from tests.factories import make_hardware
+from whatfits.estimator.memory.compose import StepMemory
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
+from whatfits.estimator.time import StepTimes
+from whatfits.estimator.timing import optimizer_work, step_times, time_at
+
+
+def times(step: StepMemory, batches: list[int]) -> StepTimes:
+    return step_times(
+        step.optimizer,
+        OptimizerSpec(),
+        step.gpu,
+        make_hardware(num_gpus=8),
+        micro_batch_size=np.array(batches),
+        seq_len=512,
+        grad_accum_steps=1,
+        checkpointing=False,
+    )
+
+
+@pytest.mark.parametrize("optimizer", ALL_OPTIMIZERS, ids=lambda o: f"{o.name}-{o.implementation}")
+def test_work_is_the_programs_own(optimizer: OptimizerSpec) -> None:
+    step = make_step(optimizer=optimizer)
+    expected = step.optimizer.program.flops_and_bytes(step.tensors.local)
+
+    work = optimizer_work(step.optimizer, optimizer)
+
+    assert (work.bytes_moved, work.gemm_flops, work.svd_work) == (
+        expected.bytes_moved, expected.flops, expected.svd_work
+    )  # fmt: skip
+    assert work.refresh_interval >= 1
+
+
+def test_lists_of_tensors_take_fewer_kernels_than_a_loop() -> None:
+    specs = [
+        OptimizerSpec(name=OptimizerName.ADAMW, implementation=implementation)
+        for implementation in (OptimizerImplementation.FOREACH, OptimizerImplementation.FOR_LOOP)
+    ]
+
+    foreach, loop = (optimizer_work(make_step(optimizer=spec).optimizer, spec).kernels for spec in specs)
+    assert foreach < loop
+
+
+def test_one_entry_of_many_is_the_answer_of_one() -> None:
+    step = make_step(placement=Placement.DDP)
+    together = times(step, [1, 2, 8])
+
+    for index, batch in enumerate((1, 2, 8)):
+        one = time_at(times(step, [batch]), 0)
+        assert time_at(together, index) == one
+        assert one.step_time_seconds.low <= one.step_time_seconds.median <= one.step_time_seconds.high
+        assert one.tokens_per_second == pytest.approx(8 * one.tokens_per_second_per_gpu)
+
+
+def test_undefined_utilisation_is_left_out() -> None:
+    found = times(make_step(), [4])
+
+    assert time_at(replace(found, mfu=np.full_like(found.mfu, math.nan)), 0).mfu is None
