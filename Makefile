@@ -46,7 +46,7 @@ verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
 	$(BIN)/python tests/verify/run.py
 
 bench: $(VENV)/.dev ## measure speed on this machine; writes benchmarks/
-	$(BIN)/python benchmarks/run.py
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
 
 profiles: $(VENV)/.dev ## trace the models again and rebuild the shipped memory profiles
 	$(BIN)/python -m whatfits.profiler.trace.build_profiles

@@ -17,9 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_threads] = "1"  # one core, and it must be said before numpy is imported
-
 import numpy as np
 
 from whatfits.estimator.catalog import find_gpu, find_model
