@@ -14,18 +14,15 @@ from whatfits.estimator.units import GIB
 
 __all__ = ["verify_fsdp", "verify_histories", "verify_parameter_counts", "verify_published"]
 
-MORE_HISTORIES = ROOT.parent / "shared/research/snapshots"
-
 
 def history_folders() -> list[Path]:
-    """The shipped histories, and more where the machine has them."""
-    asked = os.environ.get("WHATFITS_HISTORIES")
-    more = Path(asked) if asked else MORE_HISTORIES
-    return [SNAPSHOTS, *([more] if more.is_dir() else [])]
+    """The shipped histories, and those of the folder that WHATFITS_HISTORIES names."""
+    more = os.environ.get("WHATFITS_HISTORIES")
+    return [SNAPSHOTS, *([Path(more)] if more else [])]
 
 
 def _label(folder: Path) -> str:
-    return os.path.relpath(folder, ROOT)
+    return str(folder.relative_to(ROOT)) if folder.is_relative_to(ROOT) else "WHATFITS_HISTORIES"
 
 
 def verify_histories() -> Section:
