@@ -13,8 +13,9 @@ from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.device import cublas_workspace_bytes
 from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import ALLOC, FREE
-from whatfits.estimator.memory.timeline import CATEGORIES, Timeline
+from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents, replay, required_reserved_bytes
+from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, _MicroBatch, _Run
+from whatfits.estimator.profile import load_program
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec, PeakPhase
 
 WHOLE = (Placement.SINGLE, Placement.DDP, Placement.DDP_BUCKET_VIEW)
@@ -167,3 +168,25 @@ def test_phases_follow_each_other() -> None:
 def test_sharded_steps_have_no_timeline() -> None:
     with pytest.raises(UnsupportedError, match="dp_shard_degree"):
         timeline_of(make_step(placement=Placement.FSDP, shard_degree=8))
+
+
+@pytest.mark.parametrize("placement", WHOLE)
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_micro_batches_beyond_the_third_change_nothing(placement: Placement, checkpointing: str) -> None:
+    step = make_step(placement=placement, checkpointing=checkpointing)
+    short = timeline_of(step, micro_batch_size=2, grad_accum_steps=7).events
+
+    run = _Run(step, _MicroBatch(load_program(step.table.key), {**step.tensors.model.dims, "b": 2, "s": 130}))
+    run.setup()
+    for phase in StepPhase:
+        run.step(phase, 7)
+    every = ReplayEvents(
+        kinds=np.array(run.out.kinds, dtype=np.int8),
+        blocks=np.array(run.out.blocks, dtype=np.int64),
+        sizes=np.array(run.out.sizes, dtype=np.int64),
+    )
+
+    assert len(short.kinds) < len(every.kinds)
+    peaks = [(r.peak_allocated_bytes, r.peak_reserved_bytes) for r in (replay(short), replay(every))]
+    assert peaks[0] == peaks[1]
+    assert required_reserved_bytes(short) == required_reserved_bytes(every)

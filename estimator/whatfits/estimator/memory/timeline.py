@@ -2,6 +2,7 @@
 
 Weights and buffers, DDP's buckets, then three steps: the first creates the optimizer's states, the second is an
 ordinary one, the third refreshes projections where the method has any. Reserved memory no longer changes after that.
+Of accumulated micro-batches the first three are written: from the second on each does what the one before it did.
 """
 
 from collections import deque
@@ -33,6 +34,9 @@ CATEGORIES = (
     "communication_buffers",
     "workspace",
 )
+_LARGEST_ACCUMULATION = 3
+"""Measured: peaks allocated, reserved and required are the same for 2, 3, 4, 8 and 16 micro-batches (60M to 1B,
+with and without checkpointing and bucket views)."""
 _MATRIX_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
 _STEP_PHASES = (StepPhase.first, StepPhase.steady, StepPhase.refresh)
 
@@ -217,7 +221,7 @@ def build_timeline(
     starts = []
     for phase in _STEP_PHASES:
         starts.append(len(run.out.kinds))
-        run.step(phase, grad_accum_steps)
+        run.step(phase, min(grad_accum_steps, _LARGEST_ACCUMULATION))
     out = run.out
     return Timeline(
         events=ReplayEvents(
