@@ -46,13 +46,11 @@ def reasons(search: Search, ranked: Ranked, position: int) -> tuple[str, ...]:
     found = search.found[ranked.choice[position]]
     point = int(ranked.point[position])
     sentences = []
-    certain = [j for j in range(len(ranked.choice)) if _probability(search, ranked, j) >= FITS_AT]
-    pool = certain or list(range(len(ranked.choice)))
-    if position == max(pool, key=lambda j: _speed(search, ranked, j)):
+    if position == ranked.fastest:
         sentences.append("Fastest of all that fit.")
-    if position == min(pool, key=lambda j: _median(search, ranked, j)):
+    if position == ranked.leanest:
         sentences.append("Least memory of all that fit.")
-    if position == int(np.flatnonzero(ranked.choice == ranked.choice[position])[0]):
+    if position in ranked.best_of_choice:
         sentences.append(f"Best of {optimizer_words(found.choice.optimizer)} on {found.choice.words}.")
     if ranked.pareto[position]:
         sentences.append("Nothing faster needs less memory.")
@@ -63,18 +61,6 @@ def reasons(search: Search, ranked: Ranked, position: int) -> tuple[str, ...]:
             f"Uncertain: the 90% interval {low} to {high} reaches beyond the {format_bytes(usable)} usable."
         )
     return tuple(sentences)
-
-
-def _speed(search: Search, ranked: Ranked, j: int) -> float:
-    return float(search.found[ranked.choice[j]].times.tokens_per_second[ranked.point[j]])
-
-
-def _median(search: Search, ranked: Ranked, j: int) -> float:
-    return float(search.found[ranked.choice[j]].median[ranked.point[j]])
-
-
-def _probability(search: Search, ranked: Ranked, j: int) -> float:
-    return float(search.found[ranked.choice[j]].probability[ranked.point[j]])
 
 
 def rejections(search: Search) -> tuple[Rejection, ...]:

@@ -4,6 +4,7 @@ import time
 
 from whatfits.estimator.catalog import ResolvedPlanRequest, resolve_plan_request
 from whatfits.estimator.memory.classes import choose_stack
+from whatfits.estimator.memory.device import ALLOCATOR_OVERHEAD, FSDP_OVERHEAD
 from whatfits.estimator.memory.estimate import Device, memory_from_table
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.provenance import provenance_of
@@ -16,17 +17,18 @@ from whatfits.estimator.specs import (
     Estimate,
     Plan,
     PlanRequest,
+    require_supported,
     require_supported_gpu,
     require_supported_request,
 )
-from whatfits.estimator.specs.support import require_supported
 from whatfits.estimator.timing import time_at
 
 __all__ = ["plan_runs"]
 
 _TABLE_ONLY = (
-    "Candidates come from the count table; the allocator's overhead is taken as 0 to 8% of allocated "
-    "(-3 to 20% under FSDP). `estimate` replays one of them and narrows that."
+    "Candidates come from the count table; the allocator's overhead is taken as "
+    f"{100 * ALLOCATOR_OVERHEAD.low:.0f} to {100 * ALLOCATOR_OVERHEAD.high:.0f}% of allocated "
+    f"({100 * FSDP_OVERHEAD.low:.0f} to {100 * FSDP_OVERHEAD.high:.0f}% under FSDP). `estimate` replays one of them and narrows that."
 )
 
 

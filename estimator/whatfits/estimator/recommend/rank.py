@@ -22,6 +22,12 @@ class Ranked:
     pareto: NDArray[np.bool_]
     shown: NDArray[np.int64]
     """Positions to show: the best of every choice, and the next best up to the limit; in order."""
+    best_of_choice: frozenset[int]
+    """Positions of the best of every choice."""
+    fastest: int
+    """Position of the fastest certain fit, of any fit where none is certain; -1 where nothing fits."""
+    leanest: int
+    """The same for the least memory."""
 
 
 def rank(search: Search, objective: Objective, limit: int) -> Ranked:
@@ -33,12 +39,17 @@ def rank(search: Search, objective: Objective, limit: int) -> Ranked:
     certain = np.stack([f.probability for f in search.found])[choice, point] >= FITS_AT
     keys = (memory, -speed) if objective is Objective.THROUGHPUT else (-speed, memory)
     order = np.lexsort((point, choice, *keys, ~certain))
-    choice, point = choice[order], point[order]
+    choice, point, speed, memory = choice[order], point[order], speed[order], memory[order]
+    first = np.unique(choice, return_index=True)[1]
+    pool = int(certain.sum()) or len(choice)  # certain fits stand first
     return Ranked(
         choice=choice,
         point=point,
-        pareto=pareto_front(speed[order], memory[order]),
-        shown=_shown(choice, limit),
+        pareto=pareto_front(speed, memory),
+        shown=_shown(first, len(choice), limit),
+        best_of_choice=frozenset(first.tolist()),
+        fastest=int(speed[:pool].argmax()) if pool else -1,
+        leanest=int(memory[:pool].argmin()) if pool else -1,
     )
 
 
@@ -56,9 +67,8 @@ def pareto_front(speed: FloatArray, memory: FloatArray) -> NDArray[np.bool_]:
     return front
 
 
-def _shown(choice: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+def _shown(first: NDArray[np.int64], count: int, limit: int) -> NDArray[np.int64]:
     """The first entry of every choice, then further entries in order until `limit` are there."""
-    first = np.unique(choice, return_index=True)[1]
-    rest = np.setdiff1d(np.arange(len(choice)), first)
+    rest = np.setdiff1d(np.arange(count), first)
     result: NDArray[np.int64] = np.sort(np.concatenate([first, rest[: max(0, limit - len(first))]]))
     return result
