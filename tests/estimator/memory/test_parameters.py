@@ -5,7 +5,7 @@ import pytest
 from tests.estimator.memory.steps import make_step
 from tests.factories import make_model
 from whatfits.estimator.catalog import load_models
-from whatfits.estimator.memory.parameters import gradient_bytes, shard_parameters
+from whatfits.estimator.memory.parameters import parameter_bytes, shard_parameters
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -38,4 +38,4 @@ def test_each_gradient_is_rounded_by_itself() -> None:
     parameter = make_step(make_model(num_hidden_layers=4)).tensors.whole[0]
     tiny = [type(parameter)(name=str(j), shape=(1,), role=parameter.role) for j in range(3)]
 
-    assert gradient_bytes(tiny, 2) == 3 * 512
+    assert parameter_bytes(tiny, 2) == 3 * 512

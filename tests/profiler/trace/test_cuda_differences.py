@@ -68,6 +68,13 @@ def test_a_mask_is_refused() -> None:
         flash_attention(query, query, query, attn_mask=torch.empty(16, 16, device="meta"))
 
 
+def test_values_of_another_head_dim_are_refused() -> None:
+    query = heads(1, 2, 16, 32)
+
+    with pytest.raises(NotImplementedError, match="one head dim, not 32 and 16"):
+        flash_attention(query, query, heads(1, 2, 16, 16))
+
+
 @pytest.mark.parametrize("head_dim", [32, 33, 36])
 def test_heads_come_back_in_their_own_size(head_dim: int) -> None:
     query = heads(1, 2, 16, head_dim)

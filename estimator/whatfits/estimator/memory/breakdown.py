@@ -56,5 +56,4 @@ def _gathered_bytes(memory: StepMemory, row: int) -> int:
     gathered = memory.tensors.fsdp
     if row < 0 or gathered is None:
         return 0
-    by_region = (gathered.outside_layers, gathered.forward_layer, gathered.backward_layer)
-    return by_region[row_region(memory.table, row)]
+    return gathered.by_region[row_region(memory.table, row)]

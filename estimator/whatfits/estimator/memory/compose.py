@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.memory.device import cublas_workspace_bytes
 from whatfits.estimator.memory.optimizers import OptimizerProgram, Parameters, StepPhase
-from whatfits.estimator.memory.parameters import build_parameters, gradient_bytes, shard_parameters
+from whatfits.estimator.memory.parameters import build_parameters, parameter_bytes, shard_parameters
 from whatfits.estimator.memory.peak import (
     FloatArray,
     Gradients,
@@ -93,12 +93,12 @@ class RankTensors:
     def weight_bytes(self) -> int:
         """Local weights and the buffers."""
         buffers = sum(round_allocation(n) for n in self.buffer_bytes)
-        return gradient_bytes(self.local, PARAM_DTYPE_BYTES) + buffers
+        return parameter_bytes(self.local, PARAM_DTYPE_BYTES) + buffers
 
     @cached_property
     def gradient_bytes(self) -> int:
         """Local gradients, all of them."""
-        return gradient_bytes(self.local, PARAM_DTYPE_BYTES)
+        return parameter_bytes(self.local, PARAM_DTYPE_BYTES)
 
     @cached_property
     def bucket_bytes(self) -> list[int]:
@@ -139,11 +139,7 @@ class OptimizerOnRank:
         local = self.tensors.local
         if not self.layerwise:
             return self.program.state_bytes(local)
-        known: dict[tuple[object, ...], int] = {}
-        for p in local:
-            if (p.shape, p.role) not in known:
-                known[p.shape, p.role] = self.program.state_bytes((p,))
-        return sum(known[p.shape, p.role] for p in local)
+        return sum(kind.occurrences * self.program.state_bytes((kind.example,)) for kind in local.kinds)
 
     @cached_property
     def step_bytes(self) -> int:

@@ -31,17 +31,18 @@ class Interval:
 
 ALLOCATOR_OVERHEAD = Interval(0.0, 0.035, 0.08)
 """Fraction of allocated bytes that segments add at the smallest capacity that completes, where no replay ran.
-Source: trials with the replay on LLaMA steps needed +0.5% to +7.3%."""
+Source: LLaMA steps replayed at their smallest sufficient cap needed +0.5% to +7.3%. Assumed: the median."""
 
 FSDP_OVERHEAD = Interval(-0.03, 0.06, 0.20)
 """The same under FSDP, with the error of the gather and reduce columns. Source: torchtitan's Llama 3.1 8B runs on
-H100 reserve 19 to 23% over allocated without a limit; pools per stream are not modelled yet."""
+H100 reserve 19 to 23% over allocated without a limit. Assumed: the bounds; pools per stream are not modelled yet."""
 
 REPLAY_ERROR = Interval(-0.005, 0.0, 0.015)
-"""Fraction of allocated bytes by which a replayed step may be off: op-internal temporaries not traced yet."""
+"""Fraction of allocated bytes by which a replayed step may be off: op-internal temporaries not traced yet.
+Assumed, until device runs are compared."""
 
 TOTAL_ESTIMATE_ERROR = 0.02
-"""Half width of the 90% interval of a device total that is not from a device's own report."""
+"""Half width of the 90% interval of a device total that is not from a device's own report. Assumed."""
 
 _HOPPER = 9
 
@@ -51,6 +52,7 @@ def context_bytes() -> Interval:
 
     Source: 0.47 to 0.92 GiB on A100-80GB (stas00/ml-engineering); 426 MiB on RTX 6000 Ada with torch 2.10
     (unslothai/unsloth-zoo#1053); 274 MiB lazy (pytorch/pytorch#86509).
+    Assumes: the median in the middle of these.
     """
     return Interval(300 * MIB, 620 * MIB, 950 * MIB)
 
@@ -60,6 +62,7 @@ def communicator_bytes(num_gpus: int) -> Interval:
 
     Source: 544 MB for 2 and 688 MB for more GPUs on A100 with NVLink (NVIDIA/nccl#964); 1 to 2 GiB at
     initialisation with all protocols (stas00/ml-engineering).
+    Assumes: the median between the two.
     """
     if num_gpus == 1:
         return Interval(0.0, 0.0, 0.0)

@@ -118,10 +118,9 @@ def _fit_into(timeline: Timeline, mode: AllocatorMode, device: Device, unlimited
     """
     cap = int(device.usable.nbytes - device.context.median - device.communicators.median)
     reserved = unlimited.peak_reserved_bytes
-    if reserved <= cap:
-        required = required_reserved_bytes(timeline.events, mode=mode)
-        return _Replayed(peak_reserved=reserved, required_reserved=required, retries_expected=False)
     required = required_reserved_bytes(timeline.events, mode=mode)
+    if reserved <= cap:
+        return _Replayed(peak_reserved=reserved, required_reserved=required, retries_expected=False)
     capped = replay(timeline.events, mode=mode, capacity_bytes=max(cap, 0))
     if capped.failed_at is None:
         required = min(required, capped.peak_reserved_bytes)

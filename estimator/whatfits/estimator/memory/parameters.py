@@ -6,7 +6,7 @@ from whatfits.estimator.memory.optimizers import ParameterRole, ParameterTensor
 from whatfits.estimator.profile import ParameterTemplate
 from whatfits.estimator.units import round_allocation
 
-__all__ = ["build_parameters", "gradient_bytes", "shard_parameters"]
+__all__ = ["build_parameters", "parameter_bytes", "shard_parameters"]
 
 
 def build_parameters(
@@ -37,6 +37,6 @@ def shard_parameters(parameters: Sequence[ParameterTensor], degree: int) -> tupl
     )
 
 
-def gradient_bytes(parameters: Sequence[ParameterTensor], dtype_bytes: int) -> int:
+def parameter_bytes(parameters: Sequence[ParameterTensor], dtype_bytes: int) -> int:
     """Bytes of one gradient, or weight, per parameter: sum of e x numel, each rounded up to 512."""
     return sum(round_allocation(p.numel * dtype_bytes) for p in parameters)

@@ -100,8 +100,7 @@ def micro_batch_peak(
     view = _view(table, num_layers, gradients, shard_degree)
     added = np.zeros(len(view.row))
     if gathered is not None:
-        by_region = (gathered.outside_layers, gathered.forward_layer, gathered.backward_layer)
-        added = np.array(by_region, dtype=np.float64)[view.region]
+        added = np.array(gathered.by_region, dtype=np.float64)[view.region]
     if gradients is Gradients.ACCUMULATED:
         added = added + all_gradients
     if update_bytes is not None:

@@ -68,6 +68,11 @@ class FsdpBuffers:
     forward_layer: int
     backward_layer: int
 
+    @property
+    def by_region(self) -> tuple[int, int, int]:
+        """The three in the order of `peak.row_region`."""
+        return (self.outside_layers, self.forward_layer, self.backward_layer)
+
 
 def fsdp_buffers(parameters: Sequence[ParameterTensor], dtype_bytes: int) -> FsdpBuffers:
     """Gathered weights and reduce buffers of FSDP2 full shard.

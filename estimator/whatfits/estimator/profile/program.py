@@ -21,6 +21,7 @@ __all__ = [
     "Label",
     "ParameterTemplate",
     "PartProgram",
+    "ProfileHead",
     "ProfileKey",
     "Token",
 ]
@@ -28,6 +29,8 @@ __all__ = [
 PARTS = ("forward", "backward", "end")
 
 IntArray = NDArray[np.int64]
+FORMAT = 1
+"""Version of the stored form of programs and tables."""
 
 
 class Token(IntEnum):
@@ -112,32 +115,67 @@ class PartProgram:
     suffix: IntArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventProgram:
-    """A compiled structure class: everything `expand` needs for any dims and any depth of at least `base_layers`."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProfileHead:
+    """What the program and the table of a structure class have in common."""
 
     key: ProfileKey
     stack: dict[str, str]
-    base_layers: int
     sizes: tuple[SizeExpression, ...]
     labels: tuple[Label, ...]
     parameters: tuple[ParameterTemplate, ...]
     buffers: tuple[tuple[str, SizeExpression], ...]
-    parts: dict[str, PartProgram]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for storage."""
+    def head_to_json(self) -> dict[str, Any]:
+        """Plain data for storage, of these fields."""
         return {
-            "format": 1,
+            "format": FORMAT,
             "key": {name: getattr(self.key, name) for name in ProfileKey.__slots__},
             "stack": self.stack,
-            "base_layers": self.base_layers,
             "sizes": [e.to_json() for e in self.sizes],
             "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],
             "parameters": [
                 [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters
             ],
             "buffers": [[name, e.to_json()] for name, e in self.buffers],
+        }
+
+    @staticmethod
+    def head_from_json(data: dict[str, Any]) -> dict[str, Any]:
+        """Inverse of `head_to_json`, as keyword arguments.
+
+        Raises:
+            ValueError: the format is not the one this version reads.
+        """
+        if data.get("format") != FORMAT:
+            raise ValueError(
+                f"profile format {data.get('format')!r} is not readable here; this version reads {FORMAT}"
+            )
+        return {
+            "key": ProfileKey(**data["key"]),
+            "stack": data["stack"],
+            "sizes": tuple(SizeExpression.from_json(e) for e in data["sizes"]),
+            "labels": tuple(Label(*x) for x in data["labels"]),
+            "parameters": tuple(
+                ParameterTemplate(n, tuple(SizeExpression.from_json(e) for e in shape), role, nbytes)
+                for n, shape, role, nbytes in data["parameters"]
+            ),
+            "buffers": tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EventProgram(ProfileHead):
+    """A compiled structure class: everything `expand` needs for any dims and any depth of at least `base_layers`."""
+
+    base_layers: int
+    parts: dict[str, PartProgram]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for storage."""
+        return {
+            **self.head_to_json(),
+            "base_layers": self.base_layers,
             "columns": list(COLUMNS),
             "parts": {
                 name: [segment.T.tolist() for segment in (part.prefix, part.body, part.suffix)]
@@ -152,21 +190,15 @@ class EventProgram:
         Raises:
             ValueError: the format is not the one this version reads.
         """
-        if data.get("format") != 1 or data.get("columns") != list(COLUMNS):
+        head = cls.head_from_json(data)
+        if data.get("columns") != list(COLUMNS):
+            columns = data.get("columns")
             raise ValueError(
-                f"profile format {data.get('format')!r} is not readable here; this version reads 1"
+                f"profile columns {columns!r} are not readable here; this version reads {COLUMNS}"
             )
         return cls(
-            key=ProfileKey(**data["key"]),
-            stack=data["stack"],
+            **head,
             base_layers=data["base_layers"],
-            sizes=tuple(SizeExpression.from_json(e) for e in data["sizes"]),
-            labels=tuple(Label(*x) for x in data["labels"]),
-            parameters=tuple(
-                ParameterTemplate(n, tuple(SizeExpression.from_json(e) for e in shape), role, nbytes)
-                for n, shape, role, nbytes in data["parameters"]
-            ),
-            buffers=tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
             parts={
                 name: PartProgram(
                     *(np.array(s, dtype=np.int64).reshape(len(COLUMNS), -1).T for s in segments)

@@ -10,17 +10,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whatfits.estimator.profile.expand import ExpandedEvents, expand_structure
-from whatfits.estimator.profile.expressions import SizeExpression
 from whatfits.estimator.profile.program import (
     PARTS,
     EventProgram,
     IntArray,
     Label,
-    ParameterTemplate,
-    ProfileKey,
+    ProfileHead,
     Token,
 )
 
@@ -33,7 +30,7 @@ _PENDING, _KEPT = COLUMN_KINDS.index("gradients_pending"), COLUMN_KINDS.index("g
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CountTable:
+class CountTable(ProfileHead):
     """Rows of live counts for one structure class, pruned to those that can be a maximum.
 
     first_layers: smallest depth the table answers. base and slope: (rows, kinds, sizes) counts at first_layers and
@@ -41,13 +38,7 @@ class CountTable:
     row, -1 elsewhere. step_base, step_slope: (kinds, sizes) live when backward has ended and the optimizer steps.
     """
 
-    key: ProfileKey
-    stack: dict[str, str]
     first_layers: int
-    sizes: tuple[SizeExpression, ...]
-    labels: tuple[Label, ...]
-    parameters: tuple[ParameterTemplate, ...]
-    buffers: tuple[tuple[str, SizeExpression], ...]
     base: IntArray
     slope: IntArray
     row_label: IntArray
@@ -70,10 +61,6 @@ class CountTable:
         result: IntArray = self.step_base + (num_layers - self.first_layers) * self.step_slope
         return result
 
-    def phases(self) -> NDArray[np.str_]:
-        """Phase of each row."""
-        return np.array([self.labels[j].phase for j in self.row_label])
-
     def to_json(self) -> dict[str, Any]:
         """Plain data for storage; counts sparse as (row, kind, size, base, slope)."""
         entries = np.argwhere((self.base != 0) | (self.slope != 0))
@@ -81,16 +68,8 @@ class CountTable:
         step = np.argwhere((self.step_base != 0) | (self.step_slope != 0))
         step_index = tuple(step.T)
         return {
-            "format": 1,
-            "key": {name: getattr(self.key, name) for name in ProfileKey.__slots__},
-            "stack": self.stack,
+            **self.head_to_json(),
             "first_layers": self.first_layers,
-            "sizes": [e.to_json() for e in self.sizes],
-            "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],
-            "parameters": [
-                [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters
-            ],
-            "buffers": [[name, e.to_json()] for name, e in self.buffers],
             "row_label": self.row_label.tolist(),
             "row_parameter": self.row_parameter.tolist(),
             "counts": [*entries.T.tolist(), self.base[index].tolist(), self.slope[index].tolist()],
@@ -108,24 +87,13 @@ class CountTable:
         Raises:
             ValueError: the format is not the one this version reads.
         """
-        if data.get("format") != 1:
-            raise ValueError(
-                f"table format {data.get('format')!r} is not readable here; this version reads 1"
-            )
+        head = cls.head_from_json(data)
         shape = (len(data["row_label"]), len(COLUMN_KINDS), len(data["sizes"]))
         base, slope = _dense(data["counts"], shape)
         step_base, step_slope = _dense(data["step"], shape[1:])
         return cls(
-            key=ProfileKey(**data["key"]),
-            stack=data["stack"],
+            **head,
             first_layers=data["first_layers"],
-            sizes=tuple(SizeExpression.from_json(e) for e in data["sizes"]),
-            labels=tuple(Label(*x) for x in data["labels"]),
-            parameters=tuple(
-                ParameterTemplate(n, tuple(SizeExpression.from_json(e) for e in shape_), role, nbytes)
-                for n, shape_, role, nbytes in data["parameters"]
-            ),
-            buffers=tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
             base=base,
             slope=slope,
             row_label=np.array(data["row_label"], dtype=np.int64),

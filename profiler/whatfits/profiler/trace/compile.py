@@ -178,11 +178,12 @@ def compile_program(
     base, deeper = flats[BASE_LAYERS], flats[BASE_LAYERS + 1]
     cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
     others = [trace_micro_batch({**p, "L": BASE_LAYERS + 1}, options) for p in points[1:]]
+    at_points = [traces[BASE_LAYERS + 1], *others]
     observed = [deeper, *(flatten(trace) for trace in others)]
     for flat in observed[1:]:
         _require_same_structure(deeper, flat)
     fitter = SizeFitter(points, symbols)
-    builder = _Builder(_templates([traces[BASE_LAYERS + 1], *others], fitter))
+    builder = _Builder(_templates(at_points, fitter))
     parts = {}
     for part in PARTS:
         rows: dict[str, list[IntArray]] = {"prefix": [], "body": [], "suffix": []}
@@ -193,7 +194,6 @@ def compile_program(
             rows[segment].append(np.concatenate([head, _references(flats, cuts, part, segment, offset)]))
         parts[part] = PartProgram(*(np.array(rows[s], dtype=np.int64).reshape(-1, 7) for s in rows))
     _require_same_tokens(flats, cuts)
-    first = [traces[BASE_LAYERS + 1], *others]
     return EventProgram(
         key=key,
         stack=stack,
@@ -202,8 +202,8 @@ def compile_program(
         labels=tuple(builder.labels),
         parameters=builder.parameters,
         buffers=tuple(
-            (name, fitter.fit([t.buffers[j][1] for t in first]))
-            for j, (name, _) in enumerate(first[0].buffers)
+            (name, fitter.fit([t.buffers[j][1] for t in at_points]))
+            for j, (name, _) in enumerate(at_points[0].buffers)
         ),
         parts=parts,
     )

@@ -48,12 +48,16 @@ def flash_attention(
     Grouped key and value heads reach the kernel unexpanded, as on the device.
 
     Raises:
-        NotImplementedError: a mask was passed, which the flash kernel does not take.
+        NotImplementedError: a mask or a value of another head dim was passed, which the flash kernel does not take.
     """
     if attn_mask is not None:
         raise NotImplementedError("the flash kernel takes no mask; trace this model with another kernel")
     head_dim = query.shape[-1]
-    if head_dim % 8 or head_dim != value.shape[-1]:
+    if head_dim != value.shape[-1]:
+        raise NotImplementedError(
+            f"the flash kernel takes one head dim, not {head_dim} and {value.shape[-1]}"
+        )
+    if head_dim % 8:
         padded = [F.pad(t, (0, _round_up(head_dim, 8) - head_dim)) for t in (query, key, value)]
         scale = scale if scale is not None else head_dim**-0.5
         out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(

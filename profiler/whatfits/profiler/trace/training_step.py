@@ -67,14 +67,6 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
     return built
 
 
-def _enable_checkpointing(model: Any) -> None:
-    """Checkpoint every decoder layer, under the name the installed transformers has for it."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
 def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     """linear, embedding, head or vector: the distinction optimizers make."""
     if parameter.ndim < 2:
