@@ -9,8 +9,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch  # noqa: E402
-from recorder import Recorder  # noqa: E402
+import torch
+from recorder import Recorder
 
 BASE: dict[str, Any] = {"model": "tiny", "b": 2, "s": 256, "precision": "bf16", "optimizer": "adamw_foreach"}
 PRECISIONS = ("fp32", "bf16", "bf16_mixed", "fp16_mixed", "bf16_master")
@@ -23,7 +23,15 @@ def step_specs() -> Iterator[dict[str, Any]]:
         yield {"precision": p, "checkpointing": "non_reentrant"}
         yield {"precision": p, "attention": "eager"}
     yield {"checkpointing": "reentrant"}
-    for optimizer in ("none", "sgd_for_loop", "sgd_foreach", "sgdm_foreach", "sgdm_fused", "adamw_for_loop", "adamw_fused"):
+    for optimizer in (
+        "none",
+        "sgd_for_loop",
+        "sgd_foreach",
+        "sgdm_foreach",
+        "sgdm_fused",
+        "adamw_for_loop",
+        "adamw_fused",
+    ):
         yield {"optimizer": optimizer}
     for p in ("bf16", "bf16_mixed"):
         for b, s in ((1, 256), (4, 256), (1, 500), (4, 500), (3, 1000), (2, 2048)):
@@ -57,7 +65,13 @@ def step_specs() -> Iterator[dict[str, Any]]:
     yield {"precision": "bf16_mixed", "backward_in_autocast": True}
     yield {"precision": "bf16_mixed", "backward_in_autocast": True, "checkpointing": "non_reentrant"}
     for p in ("bf16", "bf16_mixed", "fp32"):
-        for extra in ({}, {"checkpointing": "non_reentrant"}, {"lora_dropout": 0.1}, {"dora": True}, {"targets": "all-linear"}):
+        for extra in (
+            {},
+            {"checkpointing": "non_reentrant"},
+            {"lora_dropout": 0.1},
+            {"dora": True},
+            {"targets": "all-linear"},
+        ):
             yield {"precision": p, "lora": 8, **extra}
     yield {"precision": "bf16_mixed", "lora": 8, "base": "fp32"}
     yield {"precision": "bf16", "lora": 8, "cast": False}
@@ -82,7 +96,13 @@ OPTIMIZERS = (
 def older_specs() -> Iterator[dict[str, Any]]:
     """The steps of an older transformers, whose masks differ; and the published vramcalc runs, to the byte."""
     for p in PRECISIONS:
-        for extra in ({}, {"checkpointing": "non_reentrant"}, {"attention": "eager"}, {"model": "tiny-gqa"}, {"b": 1, "s": 500}):
+        for extra in (
+            {},
+            {"checkpointing": "non_reentrant"},
+            {"attention": "eager"},
+            {"model": "tiny-gqa"},
+            {"b": 1, "s": 500},
+        ):
             yield {"precision": p, **extra}
     for mask in ("ones", "padded", "packed"):
         yield {"mask": mask}
@@ -111,10 +131,23 @@ def older_specs() -> Iterator[dict[str, Any]]:
 
 def speed_specs() -> Iterator[dict[str, Any]]:
     """Larger steps with peaks and times, without a history."""
-    for model, b, s in (("llama-60m", 16, 512), ("llama-130m", 16, 512), ("llama-350m", 4, 1024), ("llama-1b", 2, 2048)):
+    for model, b, s in (
+        ("llama-60m", 16, 512),
+        ("llama-130m", 16, 512),
+        ("llama-350m", 4, 1024),
+        ("llama-1b", 2, 2048),
+    ):
         for optimizer in ("none", "sgd_foreach", "adamw_for_loop", "adamw_foreach", "adamw_fused"):
             yield {"model": model, "b": b, "s": s, "optimizer": optimizer}
-        for optimizer in ("bnb:AdamW8bit", "po:APOLLO", "galore:GaLoreAdamW", "po:Lion", "torch:Adafactor", "torch:Muon", "sgdm_foreach"):
+        for optimizer in (
+            "bnb:AdamW8bit",
+            "po:APOLLO",
+            "galore:GaLoreAdamW",
+            "po:Lion",
+            "torch:Adafactor",
+            "torch:Muon",
+            "sgdm_foreach",
+        ):
             if model in ("llama-350m", "llama-1b"):
                 yield {"model": model, "b": b, "s": s, "optimizer": optimizer, "steps": 6}
         for p in ("fp32", "bf16_mixed", "fp16_mixed"):
@@ -172,7 +205,17 @@ def main() -> None:
             if small:
                 spec |= {"s": min(spec["s"], 16), "layers": 1, "b": min(spec["b"], 2), "steps": 2, "rank": 16}
             recorder.case(spec, steps.train(spec), events=part != "speed")
-    print(part, "done", recorder.num_done, "failed", recorder.num_failed, "skipped", recorder.num_skipped, torch.__version__, flush=True)
+    print(
+        part,
+        "done",
+        recorder.num_done,
+        "failed",
+        recorder.num_failed,
+        "skipped",
+        recorder.num_skipped,
+        torch.__version__,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

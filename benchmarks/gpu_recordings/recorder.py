@@ -87,8 +87,21 @@ def columns(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 def environment() -> dict[str, Any]:
     """Versions and the device."""
-    names = ("transformers", "peft", "numpy", "triton", "bitsandbytes", "torchao", "pytorch_optimizer", "galore_torch")
-    found: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
+    names = (
+        "transformers",
+        "peft",
+        "numpy",
+        "triton",
+        "bitsandbytes",
+        "torchao",
+        "pytorch_optimizer",
+        "galore_torch",
+    )
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
     for name in names:
         try:
             found[name] = metadata.version(name)
@@ -120,9 +133,18 @@ class Recorder:
         gc.freeze()
         self.num_done = self.num_failed = self.num_skipped = 0
         path.write_bytes(b"")
-        self._write({"environment": environment(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        self._write(
+            {"environment": environment(), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        )
 
-    def case(self, spec: dict[str, Any], function: Callable[[Run], None], *, events: bool = True, collect: bool = True) -> None:
+    def case(
+        self,
+        spec: dict[str, Any],
+        function: Callable[[Run], None],
+        *,
+        events: bool = True,
+        collect: bool = True,
+    ) -> None:
         """Run one case from an empty allocator and write what it did."""
         if time.monotonic() > self._deadline:
             self.num_skipped += 1

@@ -29,7 +29,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": {"L": 16, "h": 2048, "i": 8192, "a": 32, "kv": 8, "V": 128256, "d": 64, "tied": True},
     "llama-3.2-3b": {"L": 28, "h": 3072, "i": 8192, "a": 24, "kv": 8, "V": 128256, "d": 128, "tied": True},
     "llama-3.1-8b": {"L": 32, "h": 4096, "i": 14336, "a": 32, "kv": 8, "V": 128256, "d": 128},
-    "qwen2.5-1.5b": {"L": 28, "h": 1536, "i": 8960, "a": 12, "kv": 2, "V": 151936, "tied": True, "type": "qwen2"},
+    "qwen2.5-1.5b": {
+        "L": 28,
+        "h": 1536,
+        "i": 8960,
+        "a": 12,
+        "kv": 2,
+        "V": 151936,
+        "tied": True,
+        "type": "qwen2",
+    },
 }
 
 
@@ -70,10 +79,17 @@ def build(spec: dict[str, Any]) -> nn.Module:
 
         targets = spec.get("targets", ["q_proj", "k_proj", "v_proj", "o_proj"])
         cfg = LoraConfig(
-            r=spec["lora"], lora_alpha=16, lora_dropout=spec.get("lora_dropout", 0.0), target_modules=targets,
-            use_dora=spec.get("dora", False), bias="none", task_type="CAUSAL_LM",
+            r=spec["lora"],
+            lora_alpha=16,
+            lora_dropout=spec.get("lora_dropout", 0.0),
+            target_modules=targets,
+            use_dora=spec.get("dora", False),
+            bias="none",
+            task_type="CAUSAL_LM",
         )
-        model = get_peft_model(model, cfg, **({} if "cast" not in spec else {"autocast_adapter_dtype": spec["cast"]}))
+        model = get_peft_model(
+            model, cfg, **({} if "cast" not in spec else {"autocast_adapter_dtype": spec["cast"]})
+        )
     if spec.get("checkpointing"):
         model.config.use_cache = False
         kwargs = {"use_reentrant": spec["checkpointing"] == "reentrant"}
@@ -99,7 +115,11 @@ def build(spec: dict[str, Any]) -> nn.Module:
 def make_optimizer(name: str, model: nn.Module, spec: dict[str, Any]) -> Any:
     """One optimizer over the trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for n, p in model.named_parameters() if p.requires_grad and p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    matrices = [
+        p
+        for n, p in model.named_parameters()
+        if p.requires_grad and p.ndim == 2 and "embed" not in n and "lm_head" not in n
+    ]
     chosen = {id(p) for p in matrices}
     others = [p for p in parameters if id(p) not in chosen]
     lr, O = 1e-4, torch.optim
@@ -107,10 +127,22 @@ def make_optimizer(name: str, model: nn.Module, spec: dict[str, Any]) -> Any:
     if name == "none":
         return None
     if name.startswith("sgd"):
-        flags = {"foreach": True} if "foreach" in name else {"fused": True} if "fused" in name else {"foreach": False} if "for_loop" in name else {}
+        flags = (
+            {"foreach": True}
+            if "foreach" in name
+            else {"fused": True}
+            if "fused" in name
+            else {"foreach": False}
+            if "for_loop" in name
+            else {}
+        )
         return O.SGD(parameters, lr=lr, momentum=0.9 if "sgdm" in name else 0.0, **flags)
     if name in ("adamw_for_loop", "adamw_foreach", "adamw_fused"):
-        flags = {"adamw_for_loop": {"foreach": False, "fused": False}, "adamw_foreach": {"foreach": True}, "adamw_fused": {"fused": True}}[name]
+        flags = {
+            "adamw_for_loop": {"foreach": False, "fused": False},
+            "adamw_foreach": {"foreach": True},
+            "adamw_fused": {"fused": True},
+        }[name]
         return O.AdamW(parameters, lr=lr, **flags)
     if name.startswith("torch:"):
         cls = getattr(O, name[6:])
@@ -126,7 +158,10 @@ def make_optimizer(name: str, model: nn.Module, spec: dict[str, Any]) -> Any:
     if name.startswith("galore:"):
         import galore_torch as g
 
-        groups = [{"params": others}, {"params": matrices, "rank": rank, "update_proj_gap": 2, "scale": 0.25, "proj_type": "std"}]
+        groups = [
+            {"params": others},
+            {"params": matrices, "rank": rank, "update_proj_gap": 2, "scale": 0.25, "proj_type": "std"},
+        ]
         flags = {"relative_step": False, "scale_parameter": False} if "factor" in name else {}
         return getattr(g, name[7:])(groups, lr=lr, **flags)
     if name.startswith("po:"):
@@ -134,10 +169,21 @@ def make_optimizer(name: str, model: nn.Module, spec: dict[str, Any]) -> Any:
 
         cls = getattr(po, name[3:])
         if name[3:] in ("GaLore", "APOLLO", "Fira"):
-            groups = [{"params": others}, {"params": matrices, "rank": rank, "update_proj_gap": 2, "scale": 0.25, "projection_type": "std"}]
+            groups = [
+                {"params": others},
+                {
+                    "params": matrices,
+                    "rank": rank,
+                    "update_proj_gap": 2,
+                    "scale": 0.25,
+                    "projection_type": "std",
+                },
+            ]
             return cls(groups, lr=lr)
         if name[3:] == "AdamMini":
-            return cls(model, lr=lr, num_embeds=model.config.hidden_size, num_heads=model.config.num_attention_heads)
+            return cls(
+                model, lr=lr, num_embeds=model.config.hidden_size, num_heads=model.config.num_attention_heads
+            )
         if name[3:] in ("LOMO", "AdaLOMO"):
             return cls(model, lr=lr)
         if name[3:] == "Muon":
@@ -217,6 +263,7 @@ def _steps(spec: dict[str, Any], run: Run, model: nn.Module, optimizer: Any, voc
         _layerwise(spec, model)
         optimizer = None
     if original is not None and not spec.get("lora"):
+
         def marked(*args: Any, **kwargs: Any) -> Any:
             run.mark("loss", step)
             return original(*args, **kwargs)
@@ -257,7 +304,11 @@ def _steps(spec: dict[str, Any], run: Run, model: nn.Module, optimizer: Any, voc
         if spec.get("clip"):
             if scaler:
                 scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0, **({} if spec["clip"] == "default" else {"foreach": spec["clip"] == "foreach"}))
+            nn.utils.clip_grad_norm_(
+                model.parameters(),
+                1.0,
+                **({} if spec["clip"] == "default" else {"foreach": spec["clip"] == "foreach"}),
+            )
             run.mark("update", step)
             watch.point("update")
         if master is not None:

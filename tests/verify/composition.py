@@ -8,7 +8,7 @@ from tests.estimator.memory.steps import make_step, peaks_of
 from tests.verify.report import Section
 from whatfits.estimator.catalog import find_model
 from whatfits.estimator.specs import OptimizerSpec
-from whatfits.profiler.trace.training_step import StepOptions
+from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.whole_step import OptimizerFactory, trace_training_steps
 
 COLUMNS = (
@@ -57,9 +57,7 @@ def verify_composition() -> Section:
                     checkpointing=checkpointing,
                     layerwise=layerwise,
                 )
-                options = StepOptions(
-                    tie_embeddings=model.tie_embeddings, checkpointing=checkpointing == "full"
-                )
+                options = StepOptions(tie_embeddings=model.tie_embeddings, checkpointing=checkpointing)
                 steady = trace_training_steps(
                     {**model.dims, "b": batch, "s": seq_len},
                     options,

@@ -6,7 +6,8 @@ from tests.verify.report import Section
 from whatfits.estimator.catalog import find_model
 from whatfits.estimator.profile import load_program, load_table
 from whatfits.profiler.trace.classes import llama_classes
-from whatfits.profiler.trace.training_step import Dims, StepOptions, trace_micro_batch
+from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
 COLUMNS = (
@@ -46,7 +47,7 @@ def _points() -> Iterator[tuple[str, Dims, bool, bool]]:
             "odd dims",
             {**ODD, **changes},
             structure.options.tie_embeddings,
-            structure.options.checkpointing,
+            structure.options.checkpointing == "full",
         )
 
 
@@ -55,11 +56,13 @@ def _compare(dims: Dims, *, tied: bool, checkpointing: bool) -> tuple[str, Compa
         s.key
         for s in llama_classes()
         if s.key.tied == tied
-        and s.options.checkpointing == checkpointing
+        and (s.options.checkpointing == "full") == checkpointing
         and s.key.micro_batch == ("one" if dims["b"] == 1 else "many")
         and s.key.kv_heads == ("full" if dims["k"] == dims["a"] else "one" if dims["k"] == 1 else "grouped")
     )
-    trace = trace_micro_batch(dims, StepOptions(tie_embeddings=tied, checkpointing=checkpointing))
+    trace = trace_micro_batch(
+        dims, StepOptions(tie_embeddings=tied, checkpointing="full" if checkpointing else "none")
+    )
     return key.slug, compare_with_trace(load_program(key), load_table(key), trace, dims)
 
 

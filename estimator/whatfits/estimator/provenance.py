@@ -33,6 +33,6 @@ def provenance_of(run: RunSpec, memory: StepMemory, assumptions: tuple[str, ...]
         basis=Basis.ANALYTICAL,
         profile=memory.table.key.slug,
         stack=dict(memory.table.stack),
-        kernel=memory.table.key.attention_kernel,
+        kernel=memory.table.kernel,
         assumptions=tuple(found),
     )

@@ -10,7 +10,8 @@ from whatfits.estimator.memory.parameters import parameter_bytes, shard_paramete
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_names_shapes_and_order_are_those_of_the_model(tied: bool) -> None:
-    from whatfits.profiler.trace.training_step import StepOptions, build_model
+    from whatfits.profiler.trace.model import build_model
+    from whatfits.profiler.trace.options import StepOptions
 
     model = make_model(num_hidden_layers=5, tie_word_embeddings=tied)
     real = build_model(model.dims, StepOptions(tie_embeddings=tied))

@@ -8,13 +8,9 @@ from whatfits.estimator.profile.program import PARTS, Label
 from whatfits.profiler.trace import compile as compiler
 from whatfits.profiler.trace.compile import FlatToken, StructureError, find_cut, flatten
 from whatfits.profiler.trace.events import Trace
-from whatfits.profiler.trace.training_step import (
-    MicroBatchTracer,
-    StepOptions,
-    assign_categories,
-    build_model,
-    trace_micro_batch,
-)
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import StepOptions
+from whatfits.profiler.trace.training_step import MicroBatchTracer, assign_categories, trace_micro_batch
 
 DIMS = {"L": 3, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 2, "d": 24, "V": 701}
 

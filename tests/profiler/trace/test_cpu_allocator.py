@@ -14,8 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from whatfits.profiler.trace.cuda_differences import accumulates_in_place
 from whatfits.profiler.trace.events import Alloc, Free
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.storages import StorageRecorder
-from whatfits.profiler.trace.training_step import StepOptions, build_model
 
 DIMS = {"L": 3, "h": 64, "i": 172, "a": 4, "k": 4, "d": 16, "V": 320}
 SHAPE = (2, 24)
@@ -45,7 +46,11 @@ def train(model: nn.Module, enter: Callable[[str], None] = lambda _phase: None) 
 
 def make_ready_model(dtype: torch.dtype, attention: str, *, checkpointing: bool) -> nn.Module:
     """A model that has made one step, so that nothing is created for the first time."""
-    model: Any = build_model(DIMS, StepOptions(dtype=dtype, checkpointing=checkpointing), device="cpu")
+    options = StepOptions(
+        precision="fp32" if dtype == torch.float32 else "bf16",
+        checkpointing="full" if checkpointing else "none",
+    )
+    model: Any = build_model(DIMS, options, device="cpu")
     model.set_attn_implementation(attention)
     train(model)
     model.zero_grad()

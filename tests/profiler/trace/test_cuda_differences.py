@@ -14,12 +14,9 @@ from whatfits.profiler.trace.cuda_differences import (
     flash_backward_temporaries,
 )
 from whatfits.profiler.trace.events import Alloc
-from whatfits.profiler.trace.training_step import (
-    MicroBatchTracer,
-    StepOptions,
-    build_model,
-    trace_micro_batch,
-)
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import StepOptions
+from whatfits.profiler.trace.training_step import MicroBatchTracer, trace_micro_batch
 
 BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
 DIMS = {"L": 3, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 4, "d": 24, "V": 701}

@@ -9,7 +9,8 @@ from whatfits.estimator.profile.store import shipped_classes
 from whatfits.profiler.trace.build_profiles import held_out_points, running_stack
 from whatfits.profiler.trace.classes import StructureClass, llama_classes
 from whatfits.profiler.trace.compile import compile_program
-from whatfits.profiler.trace.training_step import Dims, trace_micro_batch
+from whatfits.profiler.trace.options import Dims
+from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import compare_with_trace
 
 pytestmark = pytest.mark.skipif(

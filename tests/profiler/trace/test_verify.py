@@ -8,7 +8,8 @@ import pytest
 from whatfits.estimator.profile import EventProgram, SizeExpression, Token, build_table, load_program
 from whatfits.profiler.trace.classes import llama_classes
 from whatfits.profiler.trace.events import Trace
-from whatfits.profiler.trace.training_step import StepOptions, trace_micro_batch
+from whatfits.profiler.trace.options import StepOptions
+from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
 DIMS = {"L": 6, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 2, "d": 24, "V": 701}

@@ -12,7 +12,7 @@ import torch
 from tests.estimator.memory.steps import SMALL, make_step, peaks_of
 from tests.factories import make_model
 from whatfits.estimator.specs import OptimizerSpec
-from whatfits.profiler.trace.training_step import StepOptions
+from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.whole_step import OptimizerFactory, trace_training_steps
 
 SEQ_LEN = 130
@@ -61,9 +61,7 @@ def test_composed_step_equals_the_step_traced_whole(
         layerwise=layerwise,
     )
     dims = {**step.tensors.model.dims, "b": micro_batch_size, "s": SEQ_LEN}
-    options = StepOptions(
-        tie_embeddings=step.tensors.model.tie_embeddings, checkpointing=checkpointing == "full"
-    )
+    options = StepOptions(tie_embeddings=step.tensors.model.tie_embeddings, checkpointing=checkpointing)
 
     traced = trace_training_steps(dims, options, factory, grad_accum_steps=accum, layerwise=layerwise)
 

@@ -27,7 +27,7 @@ def profile_key(
     return ProfileKey(
         architecture=model.architecture,
         precision=str(precision),
-        attention_kernel="flash",
+        attention="sdpa",
         checkpointing=str(checkpointing),
         loss="standard",
         micro_batch="one" if micro_batch_size == 1 else "many",

@@ -29,7 +29,8 @@ __all__ = [
 PARTS = ("forward", "backward", "end")
 
 IntArray = NDArray[np.int64]
-FORMAT = 1
+_FUSED_KERNELS = ("flash", "efficient", "cudnn")
+FORMAT = 2
 """Version of the stored form of programs and tables."""
 
 
@@ -66,6 +67,7 @@ class ParameterTemplate:
     shape: tuple[SizeExpression, ...]
     role: str
     element_bytes: int
+    trainable: bool = True
 
     @property
     def per_layer(self) -> bool:
@@ -79,7 +81,9 @@ class ProfileKey:
 
     architecture: str
     precision: str
-    attention_kernel: str
+    """fp32 | bf16 | bf16_mixed | fp16_mixed: dtypes of module and compute"""
+    attention: str
+    """sdpa | eager: the implementation asked for"""
     checkpointing: str
     loss: str
     micro_batch: str
@@ -87,6 +91,11 @@ class ProfileKey:
     kv_heads: str
     """one | grouped | full"""
     tied: bool
+    mask: str = "none"
+    """none | ones | padded | packed"""
+    dropout: bool = False
+    adapter: str = "none"
+    """none, or method and targets, such as `lora:k_proj,q_proj`"""
 
     @property
     def slug(self) -> str:
@@ -96,12 +105,15 @@ class ProfileKey:
             [
                 self.architecture.lower(),
                 self.precision,
-                self.attention_kernel,
+                self.attention,
                 f"ckpt_{self.checkpointing}",
                 f"loss_{self.loss}",
                 f"mb_{self.micro_batch}",
                 f"kv_{self.kv_heads}",
                 tied,
+                *([f"mask_{self.mask}"] if self.mask != "none" else []),
+                *(["dropout"] if self.dropout else []),
+                *([self.adapter.replace(":", "_").replace(",", "+")] if self.adapter != "none" else []),
             ]
         )
 
@@ -126,6 +138,13 @@ class ProfileHead:
     parameters: tuple[ParameterTemplate, ...]
     buffers: tuple[tuple[str, SizeExpression], ...]
 
+    @property
+    def kernel(self) -> str:
+        """The attention kernel the trace ended in."""
+        ops = {label.op for label in self.labels}
+        found = [name for name in _FUSED_KERNELS if any(f"_{name}_attention" in op for op in ops)]
+        return found[0] if found else "math" if self.key.attention == "sdpa" else "eager"
+
     def head_to_json(self) -> dict[str, Any]:
         """Plain data for storage, of these fields."""
         return {
@@ -135,7 +154,8 @@ class ProfileHead:
             "sizes": [e.to_json() for e in self.sizes],
             "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],
             "parameters": [
-                [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes] for p in self.parameters
+                [p.name, [e.to_json() for e in p.shape], p.role, p.element_bytes, p.trainable]
+                for p in self.parameters
             ],
             "buffers": [[name, e.to_json()] for name, e in self.buffers],
         }
@@ -157,8 +177,10 @@ class ProfileHead:
             "sizes": tuple(SizeExpression.from_json(e) for e in data["sizes"]),
             "labels": tuple(Label(*x) for x in data["labels"]),
             "parameters": tuple(
-                ParameterTemplate(n, tuple(SizeExpression.from_json(e) for e in shape), role, nbytes)
-                for n, shape, role, nbytes in data["parameters"]
+                ParameterTemplate(
+                    n, tuple(SizeExpression.from_json(e) for e in shape), role, nbytes, trainable
+                )
+                for n, shape, role, nbytes, trainable in data["parameters"]
             ),
             "buffers": tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
         }

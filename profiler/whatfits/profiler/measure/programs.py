@@ -21,15 +21,10 @@ from whatfits.profiler.trace.build_profiles import running_stack
 from whatfits.profiler.trace.classes import llama_classes
 from whatfits.profiler.trace.compile import FlatToken, StructureError, compile_program, flatten
 from whatfits.profiler.trace.events import Trace
+from whatfits.profiler.trace.model import build_model, traced_parameters
+from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.sizes import SizeFitError
-from whatfits.profiler.trace.training_step import (
-    Dims,
-    MicroBatchTracer,
-    StepOptions,
-    assign_categories,
-    build_model,
-    parameter_role,
-)
+from whatfits.profiler.trace.training_step import MicroBatchTracer, assign_categories
 
 __all__ = ["LocalProgram", "compile_here", "difference_from_shipped", "program_of_trace", "trace_here"]
 
@@ -56,17 +51,14 @@ def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
 
 def trace_here(key: ProfileKey, dims: Dims, *, on_cpu: bool) -> EventProgram:
     """Trace one point directly, with the kernels of a CUDA device or of the CPU."""
-    options = StepOptions(tie_embeddings=key.tied, checkpointing=key.checkpointing == "full")
+    options = StepOptions(tie_embeddings=key.tied, checkpointing=key.checkpointing)
     model = build_model(dims, options)
     tracer = (CpuKernelTracer if on_cpu else MicroBatchTracer)(model)
     parts = tracer.micro_batch(dims["b"], dims["s"])
     assign_categories(parts)
     trace = Trace(
         parts=parts,
-        parameters=tuple(
-            (n, tuple(p.shape), p.element_size(), parameter_role(model, n, p))
-            for n, p in model.named_parameters()
-        ),
+        parameters=traced_parameters(model),
         buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
     )
     return program_of_trace(trace, key, dims["L"])
@@ -112,9 +104,11 @@ def _number(value: int) -> SizeExpression:
 
 def _templates(trace: Trace) -> tuple[ParameterTemplate, ...]:
     found: dict[str, ParameterTemplate] = {}
-    for name, shape, nbytes, role in trace.parameters:
+    for name, shape, nbytes, role, trains in trace.parameters:
         general = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        found.setdefault(general, ParameterTemplate(general, tuple(_number(n) for n in shape), role, nbytes))
+        found.setdefault(
+            general, ParameterTemplate(general, tuple(_number(n) for n in shape), role, nbytes, trains)
+        )
     return tuple(found.values())
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from whatfits.profiler.measure.cases import NUM_STEPS, Case
 from whatfits.profiler.measure.probes import Probe
-from whatfits.profiler.trace.training_step import Dims, StepOptions, build_model
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import Dims, StepOptions
 
 __all__ = ["train"]
 
@@ -24,7 +25,9 @@ _LEARNING_RATE = 1e-4
 def train(case: Case, dims: Dims, *, tie_embeddings: bool, device: str, probe: Probe) -> list[float]:
     """Run the case's steps under a probe; returns the loss of each step."""
     torch.manual_seed(0)
-    options = StepOptions(tie_embeddings=tie_embeddings, checkpointing=case.checkpointing)
+    options = StepOptions(
+        tie_embeddings=tie_embeddings, checkpointing="full" if case.checkpointing else "none"
+    )
     model = build_model(dims, options, device="cpu")
     gc.collect()
     gc.disable()  # a collection would free tensors at moments of its own

@@ -13,7 +13,8 @@ from whatfits.estimator.profile import save_profile
 from whatfits.estimator.profile.store import stack_folder
 from whatfits.profiler.trace.classes import StructureClass, llama_classes
 from whatfits.profiler.trace.compile import compile_program
-from whatfits.profiler.trace.training_step import Dims, trace_micro_batch
+from whatfits.profiler.trace.options import Dims
+from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import compare_with_trace
 
 SHIPPED = Path(__file__).parents[4] / "estimator/whatfits/estimator/profile/data"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from whatfits.estimator.profile import ProfileKey
-from whatfits.profiler.trace.training_step import Dims, StepOptions
+from whatfits.profiler.trace.options import Dims, StepOptions
 
 __all__ = ["StructureClass", "llama_classes"]
 
@@ -44,7 +44,7 @@ def llama_classes() -> Iterator[StructureClass]:
         key = ProfileKey(
             architecture="LlamaForCausalLM",
             precision="bf16",
-            attention_kernel="flash",
+            attention="sdpa",
             checkpointing=checkpointing,
             loss="standard",
             micro_batch=micro_batch,
@@ -56,7 +56,7 @@ def llama_classes() -> Iterator[StructureClass]:
             dropped.add("k")
         yield StructureClass(
             key=key,
-            options=StepOptions(tie_embeddings=tied, checkpointing=checkpointing == "full"),
+            options=StepOptions(tie_embeddings=tied, checkpointing=checkpointing),
             points=tuple(_point(row, micro_batch, kv_heads) for row in _POINTS),
             symbols=tuple(x for x in "bshiakdV" if x not in dropped),
         )

@@ -26,8 +26,9 @@ from whatfits.estimator.profile.program import (
     Token,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Trace
+from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.sizes import SizeFitter
-from whatfits.profiler.trace.training_step import Dims, StepOptions, trace_micro_batch
+from whatfits.profiler.trace.training_step import trace_micro_batch
 
 __all__ = ["BASE_LAYERS", "StructureError", "compile_program", "flatten"]
 
@@ -232,11 +233,11 @@ class _Builder:
 def _templates(traces: Sequence[Trace], fitter: SizeFitter) -> tuple[ParameterTemplate, ...]:
     """Parameters with `*` for the layer, shapes as expressions."""
     templates: dict[str, ParameterTemplate] = {}
-    for j, (name, shape, element_bytes, role) in enumerate(traces[0].parameters):
+    for j, (name, shape, element_bytes, role, trains) in enumerate(traces[0].parameters):
         general = _LAYER.sub("*", name)
         if general not in templates:
             dims = tuple(fitter.fit([t.parameters[j][1][axis] for t in traces]) for axis in range(len(shape)))
-            templates[general] = ParameterTemplate(general, dims, role, element_bytes)
+            templates[general] = ParameterTemplate(general, dims, role, element_bytes, trains)
     return tuple(templates.values())
 
 

@@ -45,11 +45,11 @@ class Trace:
     """The tokens of one micro-batch by part, plus the parameters and buffers that existed before it.
 
     `parts` maps "forward", "backward" and "end" to token lists; block numbers are shared between them.
-    `parameters` are (name, shape, bytes per element, role), `buffers` (name, nbytes), in module order.
+    `parameters` are (name, shape, bytes per element, role, trains), `buffers` (name, nbytes), in module order.
     """
 
     parts: dict[str, list[Token]]
-    parameters: tuple[tuple[str, tuple[int, ...], int, str], ...]
+    parameters: tuple[tuple[str, tuple[int, ...], int, str, bool], ...]
     buffers: tuple[tuple[str, int], ...]
 
     def live_bytes(self, *, rounded_to: int = 1) -> list[int]:

@@ -8,12 +8,10 @@ the inputs. The optimizer is not part of it.
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from whatfits.profiler.trace.cuda_differences import (
     accumulates_in_place,
@@ -21,61 +19,10 @@ from whatfits.profiler.trace.cuda_differences import (
     flash_backward_temporaries,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Token, Trace
+from whatfits.profiler.trace.model import build_model, traced_parameters
 from whatfits.profiler.trace.modules import ModuleTracker
+from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.storages import StorageRecorder
-
-Dims = dict[str, int]
-"""Values of the symbols: L layers, h hidden, i intermediate, a heads, k kv heads, d head dim, V vocabulary,
-b micro-batch, s sequence."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOptions:
-    """What makes two traces structurally different, apart from the dims."""
-
-    tie_embeddings: bool = False
-    checkpointing: bool = False
-    dtype: torch.dtype = torch.bfloat16
-
-
-def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Module:
-    """Instantiate `LlamaForCausalLM` with the given dims in training mode, without allocating weights on `meta`."""
-    config = LlamaConfig(
-        num_hidden_layers=dims["L"],
-        hidden_size=dims["h"],
-        intermediate_size=dims["i"],
-        num_attention_heads=dims["a"],
-        num_key_value_heads=dims["k"],
-        head_dim=dims["d"],
-        vocab_size=dims["V"],
-        tie_word_embeddings=options.tie_embeddings,
-        pad_token_id=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        use_cache=False,
-    )
-    with torch.device(device):
-        model = LlamaForCausalLM._from_config(config, dtype=options.dtype, attn_implementation="sdpa")
-    if options.checkpointing:
-        # `gradient_checkpointing_enable` is its name in earlier releases.
-        enable = (
-            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
-    model.train()
-    built: nn.Module = model
-    return built
-
-
-def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
-    """linear, embedding, head or vector: the distinction optimizers make."""
-    if parameter.ndim < 2:
-        return "vector"
-    owner = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(owner, nn.Embedding):
-        return "embedding"
-    return "head" if owner is getattr(model, "lm_head", None) else "linear"
-
 
 ReadyHook = Callable[[str, nn.Parameter], None]
 
@@ -179,10 +126,7 @@ def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     assign_categories(parts)
     return Trace(
         parts=parts,
-        parameters=tuple(
-            (n, tuple(p.shape), p.element_size(), parameter_role(model, n, p))
-            for n, p in model.named_parameters()
-        ),
+        parameters=traced_parameters(model),
         buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 from whatfits.estimator.profile import CountTable, EventProgram, Token, expand, with_derived_symbols
 from whatfits.estimator.profile.program import PARTS
 from whatfits.profiler.trace.events import Alloc, Free, Trace
-from whatfits.profiler.trace.training_step import Dims
+from whatfits.profiler.trace.options import Dims
 
 __all__ = ["Comparison", "compare_with_trace"]
 

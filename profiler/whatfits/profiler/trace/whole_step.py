@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from whatfits.profiler.trace.events import Alloc, Free, Token
-from whatfits.profiler.trace.training_step import Dims, MicroBatchTracer, StepOptions, build_model
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.training_step import MicroBatchTracer
 
 __all__ = ["OptimizerFactory", "StepTrace", "trace_training_steps"]
 

@@ -1,0 +1,45 @@
+"""What is traced: the dims of a model and a micro-batch, and everything that makes two traces structurally different."""
+
+from dataclasses import dataclass
+
+__all__ = ["AdapterOptions", "Dims", "StepOptions"]
+
+Dims = dict[str, int]
+"""Values of the symbols: L layers, h hidden, i intermediate, a heads, k kv heads, d head dim, V vocabulary,
+b micro-batch, s sequence, r adapter rank."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterOptions:
+    """A low-rank adapter made by peft; its rank is the dim `r`."""
+
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    dora: bool = False
+    quantized: bool = False
+    """Whether the frozen weights are 4-bit (QLoRA)."""
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """What makes two traces structurally different, apart from the dims."""
+
+    architecture: str = "LlamaForCausalLM"
+    tie_embeddings: bool = False
+    precision: str = "bf16"
+    """fp32 | bf16 | bf16_mixed | fp16_mixed. Dtypes of module and compute: mixed ones are an fp32 module under autocast, fp16 with a scaled loss."""
+    attention: str = "sdpa"
+    """sdpa | eager. The implementation the model is asked for; the kernel follows from it, the mask and the device."""
+    kernels: tuple[str, ...] = ("flash", "efficient", "math")
+    """Kernels SDPA may choose, in order of preference: the device's."""
+    mask: str = "none"
+    """none | ones | padded | packed. Which attention mask the batch carries: none, one without padding, one with, or restarting positions."""
+    dropout: float = 0.0
+    """Attention dropout."""
+    checkpointing: str = "none"
+    """none | full | selective"""
+    loss: str = "standard"
+    """standard | chunked | fused_linear"""
+    adapter: AdapterOptions | None = None
+    keep_outputs: bool = False
+    """Whether the loop holds the model's outputs until the end of the step."""
