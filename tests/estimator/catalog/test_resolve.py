@@ -63,7 +63,7 @@ def test_resolving_twice_changes_nothing() -> None:
     assert again.run == once.run
 
 
-@pytest.mark.parametrize("name", OptimizerName)
+@pytest.mark.parametrize("name", [OptimizerName(name) for name in OPTIMIZERS])
 def test_rules_and_registry_agree_on_who_has_rank_and_blocks(name: OptimizerName) -> None:
     facts = OPTIMIZERS[name]
     optimizer = resolve_run(make_run(training={"optimizer": {"name": name}})).run.training.optimizer

@@ -33,7 +33,7 @@ SMALL = {"num_hidden_layers": 5, "hidden_size": 96, "intermediate_size": 296, "v
 
 ALL_OPTIMIZERS = tuple(
     OptimizerSpec(name=name, implementation=implementation, rank=16 if OPTIMIZERS[name].has_rank else None)
-    for name in OptimizerName
+    for name in map(OptimizerName, OPTIMIZERS)
     for implementation in (OPTIMIZERS[name].implementations or (OptimizerImplementation.FOREACH,))
 )
 

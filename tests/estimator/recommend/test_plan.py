@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatfits.estimator import plan_runs
+from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.recommend.rank import pareto_front
 from whatfits.estimator.specs import Objective, OptimizerName, Plan, PlanRequest, Verdict
 
@@ -26,7 +27,7 @@ def test_every_optimizer_is_shown_or_rejected_with_a_reason(gpus: str) -> None:
     answer = plan("llama-7b", gpus, limit=1)
     shown = {c.spec.training.optimizer.name for c in answer.candidates}
     rejected = {r.optimizer for r in answer.rejected}
-    assert shown | rejected == set(OptimizerName)
+    assert shown | rejected == set(OPTIMIZERS)
     assert all(r.why.startswith("Even micro-batch") for r in answer.rejected)
 
 

@@ -9,7 +9,7 @@ from whatfits.estimator.catalog.models import resolve_model
 from whatfits.estimator.errors import InputError
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVAL
-from whatfits.estimator.memory.optimizers.registry import OPTIMIZERS
+from whatfits.estimator.memory.optimizers.registry import optimizer_facts
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
@@ -108,7 +108,7 @@ def resolve_plan_request(request: PlanRequest) -> ResolvedPlanRequest:
 def fill_optimizer(optimizer: OptimizerSpec, hidden_size: int) -> OptimizerSpec:
     """The optimizer with the defaults of its method: rank, projection interval, quantisation block."""
     changes: dict[str, Any] = {}
-    rule = OPTIMIZERS[optimizer.name].default_rank
+    rule = optimizer_facts(optimizer.name).default_rank
     if rule is not None:
         changes["rank"] = optimizer.rank or rule.rank(hidden_size)
         changes["projection_update_interval"] = (

@@ -66,15 +66,36 @@ class Dtype(StrEnum):
 
 
 class OptimizerName(StrEnum):
-    """The optimizers that have a memory program."""
+    """The optimizers a question can name."""
 
     SGD = "sgd"
+    SGDM = "sgdm"
     ADAMW = "adamw"
+    PAGED_ADAMW = "paged_adamw"
     ADAMW_8BIT = "adamw_8bit"
+    PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    ADAMW_4BIT = "adamw_4bit"
+    ADAMW_FP8 = "adamw_fp8"
+    SCHEDULE_FREE_ADAMW = "schedule_free_adamw"
+    LION = "lion"
+    ADAN = "adan"
+    LAMB = "lamb"
+    SOPHIA = "sophia"
+    ADAFACTOR = "adafactor"
+    CAME = "came"
+    ADAM_MINI = "adam_mini"
+    LOMO = "lomo"
+    ADALOMO = "adalomo"
+    BADAM = "badam"
+    FRUGAL = "frugal"
     GALORE_ADAMW = "galore_adamw"
     GALORE_ADAMW_8BIT = "galore_adamw_8bit"
+    GALORE_ADAFACTOR = "galore_adafactor"
+    FIRA = "fira"
     APOLLO = "apollo"
     APOLLO_MINI = "apollo_mini"
+    MUON = "muon"
+    SOAP = "soap"
 
 
 class OptimizerImplementation(StrEnum):

@@ -21,7 +21,7 @@ from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, Opt
 
 SPECS = [
     OptimizerSpec(name=name, implementation=implementation, rank=rank)
-    for name in OptimizerName
+    for name in map(OptimizerName, OPTIMIZERS)
     for implementation in (OPTIMIZERS[name].implementations or (OptimizerImplementation.FOREACH,))
     for rank in ((None, 3, 200) if OPTIMIZERS[name].has_rank else (None,))
 ]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import (
     OPTIMIZERS,
     AdamW8bit,
@@ -18,11 +19,13 @@ from whatfits.estimator.memory.optimizers import (
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
 
 
-def test_table_lists_every_name_a_spec_accepts() -> None:
-    assert set(OPTIMIZERS) == set(OptimizerName)
+@pytest.mark.parametrize("name", [name for name in OptimizerName if name not in OPTIMIZERS])
+def test_a_name_without_a_program_is_refused(name: OptimizerName) -> None:
+    with pytest.raises(UnsupportedError, match=f"the memory of {name} is not modelled yet"):
+        build_optimizer_program(OptimizerSpec(name=name), param_dtype_bytes=2, hidden_size=64)
 
 
-@pytest.mark.parametrize("name", OptimizerName)
+@pytest.mark.parametrize("name", [OptimizerName(name) for name in OPTIMIZERS])
 def test_every_optimizer_builds_and_answers(name: OptimizerName) -> None:
     program = build_optimizer_program(OptimizerSpec(name=name), param_dtype_bytes=2, hidden_size=64)
     matrix = ParameterTensor(name="w", shape=(128, 64), role=ParameterRole.linear)

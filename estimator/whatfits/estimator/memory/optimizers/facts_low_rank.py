@@ -1,0 +1,76 @@
+"""The methods that project gradients to a low rank."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from whatfits.estimator.memory.optimizers.apollo import Apollo
+from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, RankRule
+from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
+from whatfits.estimator.specs import OptimizerName
+
+__all__ = ["LOW_RANK"]
+
+_GALORE_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4: 128 at 512, 512 at 2048, 1024 at 4096 (arXiv:2403.03507, Table 2 and section 5.2)",
+)
+_APOLLO_RANK = RankRule(
+    rank=lambda hidden_size: max(1, min(hidden_size // 4, 256)),
+    text="hidden_size / 4, at most 256: 128, 192, 256, 256, 256 for 60M to 7B (zhuhanqing/APOLLO, scripts/pretrain_c4)",
+)
+_GALORE_PAPER = (
+    "Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv:2403.03507"
+)
+_APOLLO_PAPER = "Zhu et al.: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270"
+
+LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
+    {
+        OptimizerName.GALORE_ADAMW: OptimizerFacts(
+            title="GaLore",
+            summary="AdamW on gradients projected by SVD: moments of linear layers shrink to rank / shorter side.",
+            paper=_GALORE_PAPER,
+            source="galore_torch.GaLoreAdamW, galore-torch 1.0",
+            default_rank=_GALORE_RANK,
+            build=lambda s: GaLoreAdamW(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.GALORE_ADAMW_8BIT: OptimizerFacts(
+            title="8-bit GaLore",
+            summary="GaLore with 8-bit moments; with layer-wise updates it trains 7B models in 24 GB.",
+            paper=_GALORE_PAPER,
+            source="galore_torch.GaLoreAdamW8bit, galore-torch 1.0, with bitsandbytes 0.50.2's block-wise states",
+            default_rank=_GALORE_RANK,
+            has_block_size=True,
+            build=lambda s: GaLoreAdamW8bit(
+                param_dtype_bytes=s.param_dtype_bytes,
+                rank=s.rank,
+                update_interval=s.update_interval,
+                block_size=s.block_size,
+            ),
+        ),
+        OptimizerName.APOLLO: OptimizerFacts(
+            title="APOLLO",
+            summary="Scales raw gradients per channel by moments of a random low-rank projection; no SVD.",
+            paper=_APOLLO_PAPER,
+            source="apollo-torch 1.0.3 (state and allocations as traced)",
+            default_rank=_APOLLO_RANK,
+            build=lambda s: Apollo(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.APOLLO_MINI: OptimizerFacts(
+            title="APOLLO-Mini",
+            summary="APOLLO with rank 1 and one factor per matrix: almost no state for linear layers.",
+            paper=_APOLLO_PAPER,
+            source="apollo-torch 1.0.3 (state and allocations as traced)",
+            default_rank=RankRule(rank=lambda _: 1, text="1 (arXiv:2412.05270, section 4.2)"),
+            build=lambda s: Apollo(
+                param_dtype_bytes=s.param_dtype_bytes,
+                rank=s.rank,
+                update_interval=s.update_interval,
+                scales_tensor=True,
+            ),
+        ),
+    }
+)
