@@ -12,11 +12,11 @@ from torch import nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from whatfits.profiler.trace.cuda_differences import accumulates_in_place
+from whatfits.profiler.trace.cuda_differences import in_place_on_device
 from whatfits.profiler.trace.events import Alloc, Free
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
-from whatfits.profiler.trace.storages import StorageRecorder
+from whatfits.profiler.trace.storages import InPlace, StorageRecorder
 
 DIMS = {"L": 3, "h": 64, "i": 172, "a": 4, "k": 4, "d": 16, "V": 320}
 SHAPE = (2, 24)
@@ -105,12 +105,12 @@ def reported_by_allocator(model: nn.Module) -> list[int]:
     return [n for n in kept if abs(n) > NUMBER_BYTES and abs(n) != RNG_STATE_BYTES]
 
 
-def seen_by_recorder(model: nn.Module, in_place: Callable[..., bool]) -> list[int]:
+def seen_by_recorder(model: nn.Module, in_place: InPlace) -> list[int]:
     recorder = StorageRecorder(
         device_type="cpu",
         current_module=lambda: "",
-        temporaries=lambda _func, _args: [],
-        accumulate_in_place=in_place,
+        temporaries=lambda *_: [],
+        in_place=in_place,
         scalar_answer=None,
     )
     for tensor in [*model.parameters(), *model.buffers()]:
@@ -132,7 +132,7 @@ def seen_by_recorder(model: nn.Module, in_place: Callable[..., bool]) -> list[in
 def test_every_allocation_and_free_in_order(dtype: torch.dtype, attention: str, checkpointing: bool) -> None:
     expected = reported_by_allocator(make_ready_model(dtype, attention, checkpointing=checkpointing))
     seen = seen_by_recorder(
-        make_ready_model(dtype, attention, checkpointing=checkpointing), accumulates_in_place
+        make_ready_model(dtype, attention, checkpointing=checkpointing), in_place_on_device
     )
 
     assert seen == expected

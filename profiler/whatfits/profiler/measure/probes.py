@@ -11,7 +11,7 @@ from whatfits.profiler.measure.allocator_history import AllocatorTrace, start_re
 from whatfits.profiler.measure.cases import NUM_STEPS
 from whatfits.profiler.measure.driver import driver_used_bytes, nvml_used_bytes
 from whatfits.profiler.measure.events import EventList
-from whatfits.profiler.trace.cuda_differences import accumulates_in_place
+from whatfits.profiler.trace.cuda_differences import in_place_on_device
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Phase, Token
 from whatfits.profiler.trace.storages import StorageRecorder
 
@@ -148,8 +148,8 @@ class CpuProbe(_Phases):
         self.recorder = StorageRecorder(
             device_type="cpu",
             current_module=lambda: "optimizer" if self._optimizer else "",
-            temporaries=lambda _func, _args: [],
-            accumulate_in_place=accumulates_in_place,
+            temporaries=lambda *_: [],
+            in_place=in_place_on_device,
             scalar_answer=None,
         )
 

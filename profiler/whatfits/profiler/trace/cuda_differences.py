@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone gives it)
 import transformers.masking_utils
 
-from whatfits.profiler.trace.storages import StorageRecorder, running_node
+from whatfits.profiler.trace.storages import DeviceStep, StorageRecorder, running_node
 
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
 _USES_OF_AN_UNSHARED_TENSOR = 4
@@ -70,6 +70,11 @@ def flash_attention(
     return output
 
 
+def device_steps(func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], _result: Any) -> list[DeviceStep]:
+    """What an op's device kernel allocates beside its outputs."""
+    return [DeviceStep("allocate", nbytes) for nbytes in flash_backward_temporaries(func, args)]
+
+
 def flash_backward_temporaries(func: Any, args: tuple[Any, ...]) -> list[int]:
     """Bytes of flash backward's scratch tensors: softmax_d, dq_accum and, for grouped heads, expanded dk and dv.
 
@@ -88,6 +93,11 @@ def flash_backward_temporaries(func: Any, args: tuple[Any, ...]) -> list[int]:
     if key.shape[1] != heads:
         sizes += [query.element_size() * batch * key.shape[2] * heads * head_dim] * 2
     return sizes
+
+
+def in_place_on_device(func: Any, args: tuple[Any, ...], recorder: StorageRecorder) -> Any:
+    """The op a device runs in place of this one of backward, on its first argument; None if it allocates as well."""
+    return torch.ops.aten.add_.Tensor if accumulates_in_place(func, args, recorder) else None
 
 
 def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageRecorder) -> bool:

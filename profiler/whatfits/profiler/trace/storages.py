@@ -10,8 +10,9 @@ Tensor ops that behave differently on a CUDA device than on `meta` go through th
 """
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,8 +20,26 @@ from torch.utils._pytree import tree_leaves
 
 from whatfits.profiler.trace.events import Alloc, Free, Mark, MarkKind, Phase, Token
 
-Temporaries = Callable[[Any, tuple[Any, ...]], list[int]]
-"""Given an op and its arguments, the bytes of the op's hidden device temporaries, in allocation order."""
+
+@dataclass(frozen=True, slots=True)
+class DeviceStep:
+    """One step of what an op's device kernel does with memory.
+
+    allocate: a hidden temporary of `value` bytes (none if 0). free: the temporary allocated by the step at index `value`.
+    output: the op's `value`-th output tensor, None counted too.
+    """
+
+    kind: Literal["allocate", "free", "output"]
+    value: int
+
+
+Temporaries = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Sequence[DeviceStep]]
+"""Given an op, its arguments and its result, the op's memory steps on the device, in order.
+
+Outputs that no step names come first; temporaries that no step frees are freed last, in reverse."""
+
+InPlace = Callable[[Any, tuple[Any, ...], "StorageRecorder"], Any]
+"""Given an op and its arguments in backward, the op that the device runs in place on the first argument, or None."""
 
 NodeIdentity = tuple[str, int]
 
@@ -46,7 +65,7 @@ class StorageRecorder(TorchDispatchMode):
         device_type: str,
         current_module: Callable[[], str],
         temporaries: Temporaries,
-        accumulate_in_place: Callable[[Any, tuple[Any, ...], "StorageRecorder"], bool],
+        in_place: InPlace,
         scalar_answer: Callable[[torch.Tensor], Any] | None,
     ) -> None:
         super().__init__()
@@ -58,7 +77,7 @@ class StorageRecorder(TorchDispatchMode):
         self._device_type = device_type
         self._current_module = current_module
         self._temporaries = temporaries
-        self._accumulate_in_place = accumulate_in_place
+        self._in_place = in_place
         self._scalar_answer = scalar_answer
 
     def start_part(self) -> list[Token]:
@@ -90,18 +109,41 @@ class StorageRecorder(TorchDispatchMode):
             and args[0].is_meta
         ):
             return self._scalar_answer(args[0])
-        if self.phase == "backward" and self._accumulate_in_place(func, args, self):
-            args[0].add_(args[1])
-            return args[0]
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._record(leaf, name)
-        self._record_temporaries(name, self._temporaries(func, args))
+        kwargs = kwargs or {}
+        if self.phase == "backward":
+            in_place = self._in_place(func, args, self)
+            if in_place is not None:
+                in_place(*args, **kwargs)
+                return args[0]
+        result = func(*args, **kwargs)
+        self._record_op(func.overloadpacket.__name__, result, self._temporaries(func, args, kwargs, result))
         return result
 
-    def _record(self, tensor: torch.Tensor, op: str) -> None:
+    def _record_op(self, op: str, result: Any, steps: Sequence[DeviceStep]) -> None:
+        """Append an op's outputs and hidden temporaries in the order of its steps."""
+        outputs = tree_leaves(result)
+        named = {step.value for step in steps if step.kind == "output"}
+        for number, leaf in enumerate(outputs):
+            if number not in named:
+                self._record(leaf, op)
+        temporaries: dict[int, int] = {}
+        for index, step in enumerate(steps):
+            if step.kind == "output":
+                self._record(outputs[step.value], op)
+            elif step.kind == "free":
+                self._free_temporary(temporaries.pop(step.value, None))
+            elif step.value:
+                temporaries[index] = self._new_block(step.value, op, internal=True)
+        for block in reversed(temporaries.values()):
+            self._free_temporary(block)
+
+    def _free_temporary(self, block: int | None) -> None:
+        if block is not None:
+            self.tokens.append(Free(block))
+
+    def _record(self, tensor: Any, op: str) -> None:
+        if not isinstance(tensor, torch.Tensor):
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._live:
@@ -118,10 +160,6 @@ class StorageRecorder(TorchDispatchMode):
             self._free(key, block)
 
         self._live[key] = (block, weakref.ref(storage, freed))
-
-    def _record_temporaries(self, op: str, sizes: list[int]) -> None:
-        blocks = [self._new_block(nbytes, op, internal=True) for nbytes in sizes]
-        self.tokens.extend(Free(block) for block in reversed(blocks))
 
     def _new_block(self, nbytes: int, op: str, *, internal: bool) -> int:
         block, self._next_block = self._next_block, self._next_block + 1

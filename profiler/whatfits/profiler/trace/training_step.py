@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from whatfits.profiler.trace.cuda_differences import (
-    accumulates_in_place,
     cuda_semantics,
-    flash_backward_temporaries,
+    device_steps,
+    in_place_on_device,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Token, Trace
 from whatfits.profiler.trace.model import build_model, traced_parameters
@@ -40,8 +40,8 @@ class MicroBatchTracer:
         self.recorder = StorageRecorder(
             device_type=self.device.type,
             current_module=self.tracker.current,
-            temporaries=flash_backward_temporaries,
-            accumulate_in_place=accumulates_in_place,
+            temporaries=device_steps,
+            in_place=in_place_on_device,
             scalar_answer=lambda _tensor: True,
         )
         for tensor in [*model.parameters(), *model.buffers()]:
