@@ -129,6 +129,34 @@ def older_specs() -> Iterator[dict[str, Any]]:
         yield {"model": model, "precision": p, **loop, **extra}
 
 
+def tied_specs() -> Iterator[dict[str, Any]]:
+    """Tied embeddings, and each layer-wise, adapter and optimizer case again from an empty allocator."""
+    for p in PRECISIONS[:4]:
+        yield {"model": "tiny-tied", "precision": p}
+        yield {"model": "tiny-tied", "precision": p, "checkpointing": "non_reentrant", "b": 1, "s": 500}
+        yield {"precision": p, "layerwise": True, "b": 4}
+    for p in ("bf16", "bf16_mixed", "fp32"):
+        for extra in ({}, {"checkpointing": "non_reentrant"}, {"dora": True}, {"base": "fp32"}, {"targets": "all-linear", "lora_dropout": 0.1}):
+            yield {"precision": p, "lora": 8, **extra}
+    for optimizer in OPTIMIZERS:
+        yield {"optimizer": optimizer, "layers": 2, "steps": 4}
+
+
+def published_specs() -> Iterator[dict[str, Any]]:
+    """The published vramcalc runs in their loop: tied embeddings, fp32 base under autocast."""
+    for given in older_specs():
+        if given.get("s") == 2048:
+            extra = {"base": "fp32"} if given.get("lora") and given["precision"] == "bf16_mixed" else {}
+            yield {**given, **extra, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+
+
+def expandable_specs() -> Iterator[dict[str, Any]]:
+    """To be run with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."""
+    for model, b, s in (("tiny", 2, 256), ("tiny", 3, 1000), ("tiny", 1, 500), ("llama-60m", 16, 512), ("llama-130m", 5, 777), ("llama-350m", 4, 1024)):
+        for extra in ({}, {"checkpointing": "non_reentrant"}, {"optimizer": "adamw_fused"}, {"precision": "bf16_mixed"}, {"accum": 2}):
+            yield {"model": model, "b": b, "s": s, **extra}
+
+
 def speed_specs() -> Iterator[dict[str, Any]]:
     """Larger steps with peaks and times, without a history."""
     for model, b, s in (
@@ -177,16 +205,34 @@ def main() -> None:
     small = "--small" in sys.argv
     shard, shards = (int(x) for x in os.environ.get("SHARD", "0/1").split("/"))
     recorder = Recorder(out, seconds)
-    if part == "ops":
+    if part in ("ops", "kernels"):
+        import kernels
         import ops
 
-        for number, (spec, function) in enumerate(ops.cases(small)):
+        found = {"ops": ops, "kernels": kernels}[part].cases(small)
+        for number, (spec, function) in enumerate(found):
             if number % shards == shard:
-                recorder.case(spec, function, collect=False)
+                recorder.case(spec, function, collect=False, events=part == "ops")
+    elif part == "caps":
+        import caps
+
+        for number, spec in enumerate(caps.specs()):
+            if small:
+                spec |= {"s": 16, "layers": 1, "b": 1, "steps": 1}
+            if number % shards == shard:
+                recorder.case(spec, lambda run, spec=spec: caps.find_smallest_cap(spec, run), events=False)
+    elif part == "parallel":
+        import parallel
+
+        parallel.setup()
+        for spec in parallel.specs():
+            if small:
+                spec |= {"s": 16, "layers": 2, "b": 1}
+            recorder.case(spec, lambda run, spec=spec: parallel.train(spec, run))
     else:
         import steps
 
-        specs = {"steps": step_specs, "older": older_specs, "speed": speed_specs}[part]()
+        specs = {"steps": step_specs, "older": older_specs, "speed": speed_specs, "tied": tied_specs, "published": published_specs, "expandable": expandable_specs}[part]()
         if small:
             for model in steps.MODELS.values():
                 model |= {"V": 512, "h": 64 if model["a"] <= 16 else 256, "i": 96}
@@ -204,7 +250,7 @@ def main() -> None:
                 continue
             if small:
                 spec |= {"s": min(spec["s"], 16), "layers": 1, "b": min(spec["b"], 2), "steps": 2, "rank": 16}
-            recorder.case(spec, steps.train(spec), events=part != "speed")
+            recorder.case(spec, steps.train(spec), events=part not in ("speed",))
     print(
         part,
         "done",

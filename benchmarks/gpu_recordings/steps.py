@@ -107,6 +107,9 @@ def build(spec: dict[str, Any]) -> nn.Module:
                 b.copy_(1.0 / 10000.0 ** (torch.arange(0, d, 2, dtype=torch.float32, device=DEVICE) / d))
             del b
     del rotary
+    if MODELS[spec["model"]].get("tied"):  # `_apply` made two tensors of one
+        inner = model.get_base_model() if spec.get("lora") else model
+        inner.lm_head.weight = inner.model.embed_tokens.weight
     if spec.get("tied_check") and hasattr(model, "tie_weights"):
         model.tie_weights()
     return model
@@ -241,6 +244,8 @@ def train(spec: dict[str, Any]) -> Any:
             _steps(spec, run, model, optimizer, vocab)
         finally:
             gc.enable()
+            for p in model.parameters():  # hooks hold the parameters in a cycle
+                p._post_accumulate_grad_hooks = None
         run.mark("teardown", spec.get("steps", 3))
 
     return run_case
