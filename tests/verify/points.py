@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tests.verify.report import Section
 from whatfits.estimator.catalog import find_model
 from whatfits.estimator.profile import load_program, load_table
-from whatfits.profiler.trace.classes import llama_classes
+from whatfits.profiler.trace.classes import shipped_structures
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
@@ -40,7 +40,7 @@ def _points() -> Iterator[tuple[str, Dims, bool, bool]]:
         dims = {**model.dims, "L": depth or model.num_layers, "b": batch, "s": seq_len}
         for checkpointing in (False, True):
             yield name, dims, model.tie_embeddings, checkpointing
-    for structure in llama_classes():
+    for structure in shipped_structures():
         kv_heads = {"one": 1, "grouped": 4, "full": ODD["a"]}[structure.key.kv_heads]
         changes = {"k": kv_heads, "b": 1 if structure.key.micro_batch == "one" else ODD["b"]}
         yield (
@@ -54,7 +54,7 @@ def _points() -> Iterator[tuple[str, Dims, bool, bool]]:
 def _compare(dims: Dims, *, tied: bool, checkpointing: bool) -> tuple[str, Comparison]:
     key = next(
         s.key
-        for s in llama_classes()
+        for s in shipped_structures()
         if s.key.tied == tied
         and (s.options.checkpointing == "full") == checkpointing
         and s.key.micro_batch == ("one" if dims["b"] == 1 else "many")
@@ -82,11 +82,11 @@ def verify_points() -> Section:
         )  # fmt: skip
         if not found.exact:
             failures.append(f"{name} {dims} {slug}")
-    missing = {structure.key.slug for structure in llama_classes()} - seen
+    missing = {structure.key.slug for structure in shipped_structures()} - seen
     failures += [f"no point in {slug}" for slug in sorted(missing)]
     return Section(
         title="Table and program equal direct traces",
-        summary=f"{len(rows)} unseen points in {len(seen)} of {len(list(llama_classes()))} classes, {events:,} events, "
+        summary=f"{len(rows)} unseen points in {len(seen)} of {len(list(shipped_structures()))} classes, {events:,} events, "
         f"{sum(bool(r[-1]) or bool(r[-3]) for r in rows)} points differ",
         columns=COLUMNS,
         rows=rows,

@@ -144,7 +144,7 @@ def test_other_table_formats_are_refused() -> None:
 
 
 def test_a_class_that_is_not_shipped_names_the_stacks_that_are() -> None:
-    with pytest.raises(UnsupportedError, match=r"torch-2\.13_transformers-5\.23"):
+    with pytest.raises(UnsupportedError, match=r"torch 2\.13, transformers 5\.23"):
         load_table(SOME_KEY, {"torch": "1.0", "transformers": "4.0"})
 
 

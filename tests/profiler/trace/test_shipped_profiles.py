@@ -1,15 +1,16 @@
 """Shipped profiles against direct traces at points no profile was built from, and against a fresh compilation."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from whatfits.estimator.profile import DEFAULT_STACK, build_table, load_program, load_table
 from whatfits.estimator.profile.store import shipped_classes
-from whatfits.profiler.trace.build_profiles import held_out_points, running_stack
-from whatfits.profiler.trace.classes import StructureClass, llama_classes
+from whatfits.profiler.trace.classes import StructureClass, held_out_points, shipped_structures
 from whatfits.profiler.trace.compile import compile_program
 from whatfits.profiler.trace.options import Dims
+from whatfits.profiler.trace.stack import running_stack
 from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import compare_with_trace
 
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     running_stack() != DEFAULT_STACK,
     reason=f"the shipped profiles are of {DEFAULT_STACK}, installed is {running_stack()}",
 )
-CLASSES = {structure.key.slug: structure for structure in llama_classes()}
+CLASSES = {structure.key.slug: structure for structure in shipped_structures()}
 COMPILED = (
     "ckpt_none-loss_standard-mb_many-kv_full-untied",
     "ckpt_full-loss_standard-mb_one-kv_grouped-tied",
@@ -63,9 +64,8 @@ def test_shipped_profile_equals_a_direct_trace(ending: str, dims: Dims) -> None:
 def test_fresh_compilation_equals_the_shipped_files_and_a_direct_trace(ending: str) -> None:
     structure = find_class(ending)
 
-    program = compile_program(
-        structure.key, structure.options, structure.points, structure.symbols, running_stack()
-    )
+    trace = partial(trace_micro_batch, options=structure.options)
+    program = compile_program(structure.key, structure.points, structure.symbols, running_stack(), trace)
 
     assert program.to_json() == load_program(structure.key).to_json()
     table = build_table(program)

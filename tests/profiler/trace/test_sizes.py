@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatfits.estimator.profile.expressions import with_derived_symbols
-from whatfits.profiler.trace.classes import llama_classes
+from whatfits.profiler.trace.classes import shipped_structures
 from whatfits.profiler.trace.sizes import SizeFitError, SizeFitter
 
 (STRUCTURE,) = (
-    s for s in llama_classes() if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
+    s
+    for s in shipped_structures()
+    if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
 )
 FITTER = SizeFitter(STRUCTURE.points, STRUCTURE.symbols)
 POINTS = [with_derived_symbols(point) for point in STRUCTURE.points]
@@ -53,7 +55,7 @@ def test_a_size_without_expression_is_refused() -> None:
 
 
 def test_no_two_expressions_agree_on_every_point_of_any_class() -> None:
-    for structure in llama_classes():
+    for structure in shipped_structures():
         fitter = SizeFitter(structure.points, structure.symbols)
         for (j, row), (k, other) in product(enumerate(fitter.values.tolist()), repeat=2):
             if j < k and other[0] * row[0] > 0:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from whatfits.estimator.profile import EventProgram, SizeExpression, Token, build_table, load_program
-from whatfits.profiler.trace.classes import llama_classes
+from whatfits.profiler.trace.classes import shipped_structures
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.training_step import trace_micro_batch
@@ -14,7 +14,9 @@ from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
 DIMS = {"L": 6, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 2, "d": 24, "V": 701}
 (STRUCTURE,) = (
-    s for s in llama_classes() if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
+    s
+    for s in shipped_structures()
+    if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
 )
 
 

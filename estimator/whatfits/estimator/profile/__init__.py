@@ -2,6 +2,7 @@
 
 from whatfits.estimator.profile.expand import ExpandedEvents, expand, expand_structure
 from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
+from whatfits.estimator.profile.missing import MissingProfileError, trace_command
 from whatfits.estimator.profile.program import EventProgram, ParameterTemplate, ProfileKey, Token
 from whatfits.estimator.profile.store import DEFAULT_STACK, load_program, load_table, save_profile
 from whatfits.estimator.profile.table import COLUMN_KINDS, CountTable, build_table
@@ -12,6 +13,7 @@ __all__ = [
     "CountTable",
     "EventProgram",
     "ExpandedEvents",
+    "MissingProfileError",
     "ParameterTemplate",
     "ProfileKey",
     "SizeExpression",
@@ -22,5 +24,6 @@ __all__ = [
     "load_program",
     "load_table",
     "save_profile",
+    "trace_command",
     "with_derived_symbols",
 ]

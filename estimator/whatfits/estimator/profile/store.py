@@ -1,95 +1,185 @@
-"""Load and save compiled profiles. Shipped ones are package data, one folder per library stack.
+"""Find, load and save compiled profiles: shipped ones are package data, traced ones are in the user's folder.
 
 A profile is two files: `<class>.table.json.gz`, read for every plan, and `<class>.program.json.gz`, read when events
-are needed.
+are needed. Both places have one folder per library stack; what the user traced comes before what is shipped.
 """
 
 import gzip
 import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.profile.program import EventProgram, ProfileKey
+from whatfits.estimator.errors import InputError
+from whatfits.estimator.profile.missing import MissingProfileError
+from whatfits.estimator.profile.program import FORMAT, EventProgram, ProfileKey
 from whatfits.estimator.profile.table import CountTable, build_table
 
 __all__ = [
     "DEFAULT_STACK",
+    "PROFILES_VARIABLE",
+    "find_stack",
+    "known_stacks",
     "load_program",
     "load_table",
     "save_profile",
     "shipped_classes",
     "shipped_stacks",
     "stack_folder",
+    "user_profiles",
 ]
 
 DEFAULT_STACK = {"torch": "2.13", "transformers": "5.23"}
+PROFILES_VARIABLE = "WHATFITS_PROFILES"
+"""Environment variable that names the user's folder of profiles."""
+
+Profile = TypeVar("Profile", EventProgram, CountTable)
 
 
-def stack_folder(stack: dict[str, str]) -> str:
+def stack_folder(stack: Mapping[str, str]) -> str:
     """Folder name of a stack: `torch-2.13_transformers-5.23`."""
     return "_".join(f"{name}-{stack[name]}" for name in sorted(stack))
 
 
-def _data() -> Any:
+def user_profiles() -> Path:
+    """The user's folder of profiles in the format of this version.
+
+    $WHATFITS_PROFILES, or whatfits/profiles where the platform keeps a user's data.
+    """
+    chosen = os.environ.get(PROFILES_VARIABLE)
+    base = Path(chosen).expanduser() if chosen else _user_data() / "whatfits" / "profiles"
+    return base / f"format-{FORMAT}"
+
+
+def _user_data() -> Path:
+    """Source: XDG Base Directory Specification 0.8; Apple File System Programming Guide."""
+    if sys.platform == "darwin":
+        return Path("~/Library/Application Support").expanduser()
+    given = os.environ.get("XDG_DATA_HOME", "")
+    return Path(given) if given.startswith("/") else Path("~/.local/share").expanduser()
+
+
+def _shipped() -> Any:  # Any: importlib's Traversable
     return resources.files("whatfits.estimator.profile") / "data"
+
+
+def _places() -> tuple[Any, ...]:
+    """The user's folder, then the shipped data."""
+    return (user_profiles(), _shipped())
+
+
+def _stacks_in(place: Any) -> Iterator[dict[str, str]]:
+    if place.is_dir():
+        for folder in sorted(x.name for x in place.iterdir() if x.is_dir()):
+            yield dict(part.split("-", 1) for part in folder.split("_") if "-" in part)
 
 
 def shipped_stacks() -> list[dict[str, str]]:
     """Stacks with shipped profiles."""
-    folders = sorted(x.name for x in _data().iterdir() if x.is_dir())
-    return [dict(part.split("-", 1) for part in folder.split("_")) for folder in folders]
+    return list(_stacks_in(_shipped()))
 
 
-def shipped_classes(stack: dict[str, str]) -> list[str]:
+def known_stacks() -> list[dict[str, str]]:
+    """Stacks with profiles, shipped or traced by the user; the default one first, then the newest."""
+    found = {stack_folder(s): s for place in _places() for s in _stacks_in(place)}
+    return sorted(found.values(), key=lambda s: (s == DEFAULT_STACK, _version_key(s)), reverse=True)
+
+
+def _version_key(stack: Mapping[str, str]) -> list[list[int]]:
+    return [[int(x) for x in stack[name].split(".") if x.isdigit()] for name in sorted(stack)]
+
+
+def find_stack(wanted: Mapping[str, str] | None) -> dict[str, str]:
+    """First known stack that agrees with every version asked for; the default one when nothing is asked.
+
+    Versions agree in major and minor number, so 4.57.6 finds 4.57.
+
+    Raises:
+        MissingProfileError: none agrees.
+    """
+    short = {name: ".".join(version.split(".")[:2]) for name, version in (wanted or {}).items()}
+    stacks = known_stacks()
+    for stack in stacks if short else [DEFAULT_STACK]:
+        if all(stack.get(name) == version for name, version in short.items()):
+            return stack
+    raise MissingProfileError(None, dict(wanted or {}), stacks)
+
+
+def shipped_classes(stack: Mapping[str, str]) -> list[str]:
     """Slugs of the structure classes shipped for a stack."""
-    folder = _data() / stack_folder(stack)
+    folder = _shipped() / stack_folder(stack)
     return sorted(x.name.removesuffix(".table.json.gz") for x in folder.iterdir() if ".table." in x.name)
 
 
-def _read(key: ProfileKey, folder: str, kind: str) -> Any:
-    path = _data() / folder / f"{key.slug}.{kind}.json.gz"
-    if not path.is_file():
-        accepted = ", ".join(stack_folder(s) for s in shipped_stacks())
-        raise UnsupportedError("stack", f"{folder}: {key.slug}", f"a class traced for one of: {accepted}")
-    return json.loads(gzip.decompress(path.read_bytes()))
+def load_table(key: ProfileKey, stack: Mapping[str, str] | None = None) -> CountTable:
+    """Count table of a class.
+
+    Raises:
+        MissingProfileError: there is no profile of that class for the stack.
+        InputError: the user's file cannot be read.
+    """
+    return _parse_table(*_find(key, stack, "table"))
+
+
+def load_program(key: ProfileKey, stack: Mapping[str, str] | None = None) -> EventProgram:
+    """Event program of a class.
+
+    Raises:
+        MissingProfileError: there is no profile of that class for the stack.
+        InputError: the user's file cannot be read.
+    """
+    return _parse_program(*_find(key, stack, "program"))
+
+
+def _find(key: ProfileKey, stack: Mapping[str, str] | None, kind: str) -> tuple[Any, int]:
+    """File of a profile and when it was written; shipped ones do not change."""
+    name = f"{key.slug}.{kind}.json.gz"
+    folder = stack_folder(stack or DEFAULT_STACK)
+    user, shipped = (place / folder / name for place in _places())
+    try:
+        return user, user.stat().st_mtime_ns
+    except OSError:
+        if shipped.is_file():
+            return shipped, 0
+    having = [s for s in known_stacks() if any((p / stack_folder(s) / name).is_file() for p in _places())]
+    raise MissingProfileError(key, dict(stack or DEFAULT_STACK), having)
+
+
+@lru_cache(maxsize=128)
+def _parse_table(path: Any, written: int) -> CountTable:
+    return _parse(path, CountTable.from_json, is_users=written > 0)
 
 
 @lru_cache(maxsize=64)
-def _table(key: ProfileKey, folder: str) -> CountTable:
-    return CountTable.from_json(_read(key, folder, "table"))
+def _parse_program(path: Any, written: int) -> EventProgram:
+    return _parse(path, EventProgram.from_json, is_users=written > 0)
 
 
-@lru_cache(maxsize=64)
-def _program(key: ProfileKey, folder: str) -> EventProgram:
-    return EventProgram.from_json(_read(key, folder, "program"))
-
-
-def load_table(key: ProfileKey, stack: dict[str, str] | None = None) -> CountTable:
-    """Shipped count table of a class.
-
-    Raises:
-        UnsupportedError: no profile of that class is shipped for the stack.
-    """
-    return _table(key, stack_folder(stack or DEFAULT_STACK))
-
-
-def load_program(key: ProfileKey, stack: dict[str, str] | None = None) -> EventProgram:
-    """Shipped event program of a class.
-
-    Raises:
-        UnsupportedError: no profile of that class is shipped for the stack.
-    """
-    return _program(key, stack_folder(stack or DEFAULT_STACK))
+def _parse(path: Any, build: Callable[[Any], Profile], *, is_users: bool) -> Profile:
+    try:
+        return build(json.loads(gzip.decompress(path.read_bytes())))
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        if not is_users:
+            raise
+        accepted = "a profile written by `whatfits trace`; delete the file, or trace again"
+        raise InputError(PROFILES_VARIABLE, str(path), accepted, reason=f"{path}: {error}") from error
 
 
 def save_profile(program: EventProgram, folder: Path) -> CountTable:
-    """Write a program and its table into a folder, byte for byte reproducible; returns the table."""
+    """Write a program and its table into a folder, byte for byte reproducible; returns the table.
+
+    A reader never sees half a file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     table = build_table(program)
     for kind, data in (("table", table.to_json()), ("program", program.to_json())):
         text = json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
-        (folder / f"{program.key.slug}.{kind}.json.gz").write_bytes(gzip.compress(text, 9, mtime=0))
+        path = folder / f"{program.key.slug}.{kind}.json.gz"
+        unfinished = path.with_suffix(f".{os.getpid()}.part")
+        unfinished.write_bytes(gzip.compress(text, 9, mtime=0))
+        unfinished.replace(path)
     return table

@@ -2,31 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.profile import (
     EventProgram,
-    ParameterTemplate,
     ProfileKey,
-    SizeExpression,
     Token,
     load_program,
 )
-from whatfits.estimator.profile.program import PARTS, IntArray, Label, PartProgram
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
-from whatfits.profiler.trace.build_profiles import running_stack
-from whatfits.profiler.trace.classes import llama_classes
-from whatfits.profiler.trace.compile import FlatToken, StructureError, compile_program, flatten
+from whatfits.profiler.trace.classes import shipped_structures
+from whatfits.profiler.trace.compile import StructureError, compile_program
+from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.model import build_model, traced_parameters
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.sizes import SizeFitError
-from whatfits.profiler.trace.training_step import MicroBatchTracer, assign_categories
+from whatfits.profiler.trace.stack import running_stack
+from whatfits.profiler.trace.training_step import MicroBatchTracer, assign_categories, trace_micro_batch
 
-__all__ = ["LocalProgram", "compile_here", "difference_from_shipped", "program_of_trace", "trace_here"]
+__all__ = ["LocalProgram", "compile_here", "difference_from_shipped", "trace_here"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +36,10 @@ class LocalProgram:
 
 def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
     """Compile a class with the libraries of this machine, or trace one point of it if it does not compile."""
-    structure = next(s for s in llama_classes() if s.key == key)
+    structure = next(s for s in shipped_structures() if s.key == key)
+    trace = partial(trace_micro_batch, options=structure.options)
     try:
-        program = compile_program(
-            key, structure.options, structure.points, structure.symbols, running_stack()
-        )
+        program = compile_program(key, structure.points, structure.symbols, running_stack(), trace)
     except (StructureError, SizeFitError) as error:
         return LocalProgram(program=trace_here(key, dims, on_cpu=False), fallback=str(error)[:1000])
     return LocalProgram(program=program)
@@ -61,55 +57,7 @@ def trace_here(key: ProfileKey, dims: Dims, *, on_cpu: bool) -> EventProgram:
         parameters=traced_parameters(model),
         buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
     )
-    return program_of_trace(trace, key, dims["L"])
-
-
-def program_of_trace(trace: Trace, key: ProfileKey, num_layers: int) -> EventProgram:
-    """A program that says one trace and nothing else: no repeating body, every size a number."""
-    sizes: dict[int, int] = {}
-    labels: dict[Label, int] = {}
-    templates = _templates(trace)
-    number = {template.name: j for j, template in enumerate(templates)}
-
-    def row(token: FlatToken) -> list[int]:
-        size = label = -1
-        if isinstance(token.label, Label):
-            size = sizes.setdefault(token.nbytes, len(sizes))
-            label = labels.setdefault(token.label, len(labels))
-        elif token.kind == Token.GRADIENT_READY:
-            label = number[token.label]
-        part, position = (-1, 0) if token.ref is None else (PARTS.index(token.ref[0]), token.ref[1])
-        return [token.kind, size, label, part, position, 0, 0]
-
-    none: IntArray = np.zeros((0, 7), dtype=np.int64)
-    parts = {
-        name: PartProgram(np.array([row(t) for t in tokens], dtype=np.int64).reshape(-1, 7), none, none)
-        for name, tokens in flatten(trace).items()
-    }
-    return EventProgram(
-        key=key,
-        stack=running_stack(),
-        base_layers=num_layers,
-        sizes=tuple(_number(n) for n in sizes),
-        labels=tuple(labels),
-        parameters=templates,
-        buffers=tuple((name, _number(nbytes)) for name, nbytes in trace.buffers),
-        parts=parts,
-    )
-
-
-def _number(value: int) -> SizeExpression:
-    return SizeExpression(((value, ()),))
-
-
-def _templates(trace: Trace) -> tuple[ParameterTemplate, ...]:
-    found: dict[str, ParameterTemplate] = {}
-    for name, shape, nbytes, role, trains in trace.parameters:
-        general = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        found.setdefault(
-            general, ParameterTemplate(general, tuple(_number(n) for n in shape), role, nbytes, trains)
-        )
-    return tuple(found.values())
+    return program_of_trace(trace, key, dims["L"], running_stack())
 
 
 def difference_from_shipped(program: EventProgram) -> dict[str, Any]:

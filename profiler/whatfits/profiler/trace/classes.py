@@ -1,7 +1,7 @@
-"""The LLaMA structure classes and the points at which each is traced.
+"""Structure classes and the points at which each is traced.
 
 Dims are small, odd and unrelated, so that a size has one explanation. Within a class every trace has the same
-tokens; what separates classes: micro-batch 1, one / grouped / full key-value heads, tied embeddings, checkpointing.
+tokens; what separates classes: the options of the step, micro-batch 1, and one / grouped / full key-value heads.
 """
 
 from collections.abc import Iterator
@@ -9,21 +9,28 @@ from dataclasses import dataclass
 from itertools import product
 
 from whatfits.estimator.profile import ProfileKey
-from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
-__all__ = ["StructureClass", "llama_classes"]
+__all__ = ["StructureClass", "class_at", "held_out_points", "shipped_structures", "structure_class"]
 
-_POINTS: tuple[tuple[int, int, int, int, int, int, int, int], ...] = (
-    # b, s, h / a, i, a, groups (a / k), d, V
-    (2, 130, 60, 298, 6, 3, 24, 701),
-    (3, 77, 24, 172, 10, 2, 40, 313),
-    (5, 150, 33, 97, 4, 2, 16, 97),
-    (2, 260, 11, 121, 12, 4, 56, 205),
-    (3, 390, 23, 331, 8, 2, 72, 411),
-    (4, 65, 31, 203, 6, 2, 96, 157),
-    (7, 33, 27, 111, 9, 3, 8, 523),
-    (2, 201, 13, 259, 14, 2, 136, 149),
+_POINTS: tuple[tuple[int, int, int, int, int, int, int, int, int], ...] = (
+    # b, s, h / a, i, a, groups (a / k), d, V, r
+    (2, 130, 60, 298, 6, 3, 24, 701, 5),
+    (3, 77, 24, 172, 10, 2, 40, 313, 3),
+    (5, 150, 33, 97, 4, 2, 16, 97, 7),
+    (2, 260, 11, 121, 12, 4, 56, 205, 2),
+    (3, 390, 23, 331, 8, 2, 72, 411, 11),
+    (4, 65, 31, 203, 6, 2, 96, 157, 9),
+    (7, 33, 27, 111, 9, 3, 8, 523, 4),
+    (2, 201, 13, 259, 14, 2, 136, 149, 6),
 )
+_HELD_OUT = ((7, 3, 640, 2048), (9, 4, 777, 1376))
+"""Depth, batch, sequence and intermediate size of the points each fresh profile must reproduce."""
+_PRECISIONS = ("bf16",)
+_ATTENTIONS = ("sdpa",)
+_CHECKPOINTINGS = ("none", "full")
+_MICRO_BATCHES = ("one", "many")
+_KV_HEADS = ("one", "grouped", "full")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,34 +43,81 @@ class StructureClass:
     symbols: tuple[str, ...]
 
 
-def llama_classes() -> Iterator[StructureClass]:
-    """All classes shipped for `LlamaForCausalLM` in pure bf16 with the flash kernel and the standard loss."""
-    for micro_batch, kv_heads, tied, checkpointing in product(
-        ("one", "many"), ("one", "grouped", "full"), (False, True), ("none", "full")
+def structure_class(options: StepOptions, *, micro_batch: str, kv_heads: str) -> StructureClass:
+    """The class of some options; `micro_batch` is one | many, `kv_heads` one | grouped | full."""
+    key = ProfileKey(
+        architecture=options.architecture,
+        precision=options.precision,
+        attention=options.attention,
+        checkpointing=options.checkpointing,
+        loss=options.loss,
+        micro_batch=micro_batch,
+        kv_heads=kv_heads,
+        tied=options.tie_embeddings,
+        mask=options.mask,
+        dropout=options.dropout > 0,
+        adapter=_name_adapter(options.adapter),
+    )
+    dropped = {"b"} if micro_batch == "one" else set()
+    if kv_heads != "grouped":
+        dropped.add("k")
+    if options.adapter is None:
+        dropped.add("r")
+    return StructureClass(
+        key=key,
+        options=options,
+        points=tuple(_point(row, micro_batch, kv_heads) for row in _POINTS),
+        symbols=tuple(x for x in "bshiakdVr" if x not in dropped),
+    )
+
+
+def class_at(options: StepOptions, dims: Dims) -> StructureClass:
+    """The class that some dims fall into."""
+    kv_heads = "full" if dims["k"] == dims["a"] else "one" if dims["k"] == 1 else "grouped"
+    return structure_class(options, micro_batch="one" if dims["b"] == 1 else "many", kv_heads=kv_heads)
+
+
+def shipped_structures() -> Iterator[StructureClass]:
+    """All classes that ship for each stack."""
+    for precision, attention, micro_batch, kv_heads, tied, checkpointing in product(
+        _PRECISIONS, _ATTENTIONS, _MICRO_BATCHES, _KV_HEADS, (False, True), _CHECKPOINTINGS
     ):
-        key = ProfileKey(
-            architecture="LlamaForCausalLM",
-            precision="bf16",
-            attention="sdpa",
-            checkpointing=checkpointing,
-            loss="standard",
-            micro_batch=micro_batch,
-            kv_heads=kv_heads,
-            tied=tied,
+        options = StepOptions(
+            precision=precision, attention=attention, tie_embeddings=tied, checkpointing=checkpointing
         )
-        dropped = {"b"} if micro_batch == "one" else set()
-        if kv_heads != "grouped":
-            dropped.add("k")
-        yield StructureClass(
-            key=key,
-            options=StepOptions(tie_embeddings=tied, checkpointing=checkpointing),
-            points=tuple(_point(row, micro_batch, kv_heads) for row in _POINTS),
-            symbols=tuple(x for x in "bshiakdV" if x not in dropped),
-        )
+        yield structure_class(options, micro_batch=micro_batch, kv_heads=kv_heads)
+
+
+def held_out_points(structure: StructureClass) -> list[Dims]:
+    """Points no size was fitted at."""
+    k = {"one": 1, "grouped": 4, "full": 8}[structure.key.kv_heads]
+    return [
+        {
+            "L": L,
+            "b": 1 if structure.key.micro_batch == "one" else b,
+            "s": s,
+            "h": 512,
+            "i": i,
+            "a": 8,
+            "k": k,
+            "d": 64,
+            "V": 32000,
+            "r": 16,
+        }
+        for L, b, s, i in _HELD_OUT
+    ]
+
+
+def _name_adapter(adapter: AdapterOptions | None) -> str:
+    """Method and targets, such as `lora:k_proj,q_proj`."""
+    if adapter is None:
+        return "none"
+    method = "qlora" if adapter.quantized else "dora" if adapter.dora else "lora"
+    return f"{method}:{','.join(sorted(adapter.targets))}"
 
 
 def _point(row: tuple[int, ...], micro_batch: str, kv_heads: str) -> Dims:
-    b, s, width, i, a, groups, d, vocab = row
+    b, s, width, i, a, groups, d, vocab, rank = row
     k = {"one": 1, "grouped": a // groups, "full": a}[kv_heads]
     return {
         "b": 1 if micro_batch == "one" else b,
@@ -74,4 +128,5 @@ def _point(row: tuple[int, ...], micro_batch: str, kv_heads: str) -> Dims:
         "k": k,
         "d": d,
         "V": vocab,
+        "r": rank,
     }

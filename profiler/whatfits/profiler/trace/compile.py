@@ -9,7 +9,7 @@ Whatever does not follow this pattern raises `StructureError`: such a stack need
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +26,13 @@ from whatfits.estimator.profile.program import (
     Token,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Trace
-from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.options import Dims
 from whatfits.profiler.trace.sizes import SizeFitter
-from whatfits.profiler.trace.training_step import trace_micro_batch
 
-__all__ = ["BASE_LAYERS", "StructureError", "compile_program", "flatten"]
+__all__ = ["BASE_LAYERS", "StructureError", "Tracer", "compile_program", "flatten"]
+
+Tracer = Callable[[Dims], Trace]
+"""Traces a class at some dims: here, or in another process with other libraries."""
 
 BASE_LAYERS = 3
 _MARKS = {
@@ -155,32 +157,32 @@ def _references(
 
 def compile_program(
     key: ProfileKey,
-    options: StepOptions,
     points: Sequence[Dims],
     symbols: Sequence[str],
     stack: dict[str, str],
+    trace: Tracer,
 ) -> EventProgram:
-    """Trace and compile one structure class.
+    """Trace and compile one structure class. Needs no torch: the tracer may be another process.
 
     Args:
         key: name of the class.
-        options: how to build the traced model.
         points: dims (without L) at which sizes are observed; the first also gives the structure.
         symbols: the symbols sizes may depend on.
-        stack: library versions the traces were made with.
+        stack: library versions the traces are made with.
+        trace: traces the class at given dims.
 
     Raises:
         StructureError: the class does not follow the pattern.
         SizeFitError: a size has no expression of the searched form.
     """
     depths = range(BASE_LAYERS, BASE_LAYERS + 4)
-    traces = {depth: trace_micro_batch({**points[0], "L": depth}, options) for depth in depths}
-    flats = {depth: flatten(trace) for depth, trace in traces.items()}
+    traces = {depth: trace({**points[0], "L": depth}) for depth in depths}
+    flats = {depth: flatten(traced) for depth, traced in traces.items()}
     base, deeper = flats[BASE_LAYERS], flats[BASE_LAYERS + 1]
     cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
-    others = [trace_micro_batch({**p, "L": BASE_LAYERS + 1}, options) for p in points[1:]]
+    others = [trace({**p, "L": BASE_LAYERS + 1}) for p in points[1:]]
     at_points = [traces[BASE_LAYERS + 1], *others]
-    observed = [deeper, *(flatten(trace) for trace in others)]
+    observed = [deeper, *(flatten(other) for other in others)]
     for flat in observed[1:]:
         _require_same_structure(deeper, flat)
     fitter = SizeFitter(points, symbols)

@@ -1,0 +1,118 @@
+"""Trace in the environment of any Python that has torch and transformers: `python -m whatfits.profiler.trace.child`.
+
+Nothing else is needed there: no numpy, no pydantic, no installed whatfits. `child_process.TraceChild` starts this
+module so that only the namespace `whatfits` comes from outside the interpreter's own environment; by hand, PYTHONPATH
+names the folder that holds `whatfits/profiler`.
+
+The first line of the answer introduces the interpreter:
+
+    {"python": "3.11.2", "versions": {"torch": "2.13.0", "transformers": "4.57.6"}}
+
+Each line of standard input is a request, one JSON object; it is answered with one line for each of its points:
+
+    {"options": {"precision": "bf16_mixed", "attention": "sdpa", "checkpointing": "full"},
+     "points": [{"L": 3, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 2, "d": 24, "V": 701}]}
+
+    {"trace": {"parts": {...}, "origins": [...], "parameters": [...], "buffers": [...]}}      as in `protocol`
+
+`options` are the fields of `StepOptions`, those left out at their defaults (`adapter` holds those of
+`AdapterOptions`); a point holds the `Dims`. What goes wrong is a line too, in place of any of these:
+
+    {"error": {"kind": "missing_package", "package": "torch", "message": "..."}}
+
+Kinds: `missing_package` and `unusable_package` in place of the introduction, after which the program ends;
+`bad_request`, once for a request; `trace_failed`, or `missing_package` where an adapter needs peft, for one point.
+It ends when standard input does. What libraries print goes to standard error.
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from whatfits.profiler.trace.protocol import options_from_json, trace_to_json
+from whatfits.profiler.trace.stack import STACK_PACKAGES, installed_versions, outdated
+
+__all__ = ["main"]
+
+Json = dict[str, Any]  # Any: whatever JSON holds
+
+
+def main() -> int:
+    """Introduce this interpreter, then answer requests until there are no more."""
+    answers = _claim_standard_output()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    trouble = _trouble()
+    if trouble is not None:
+        _write(answers, {"error": trouble})
+        return 2
+    _write(answers, {"python": platform.python_version(), "versions": installed_versions()})
+    for line in sys.stdin:
+        for answer in answer_request(line):
+            _write(answers, answer)
+    return 0
+
+
+def answer_request(line: str) -> Iterator[Json]:
+    """One answer for each point of a request."""
+    from whatfits.profiler.trace.training_step import trace_micro_batch  # noqa: PLC0415  (needs what `_trouble` looks for)
+
+    try:
+        request = json.loads(line)
+        options = options_from_json(request.get("options", {}))
+        points = [{str(name): int(value) for name, value in point.items()} for point in request["points"]]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        yield {"error": {"kind": "bad_request", "message": f"{type(error).__name__}: {error}"}}
+        return
+    for dims in points:
+        try:
+            yield {"trace": trace_to_json(trace_micro_batch(dims, options))}
+        except Exception as error:  # noqa: BLE001  (whatever the traced code raises is the answer)
+            missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+            yield {"error": {"kind": "missing_package" if missing else "trace_failed", **_describe(error)}}
+
+
+def _trouble() -> Json | None:
+    """What keeps this interpreter from tracing."""
+    for package in STACK_PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            return {"kind": "missing_package", "package": package, "message": f"{package} is not installed"}
+    old = outdated(installed_versions())
+    if old is not None:
+        return {"kind": "unusable_package", "package": old.partition(" ")[0], "message": old}
+    try:
+        importlib.import_module("whatfits.profiler.trace.training_step")
+    except Exception as error:  # noqa: BLE001  (an import may raise anything)
+        package = (getattr(error, "name", None) or "torch").partition(".")[0]
+        return {"kind": "unusable_package", **_describe(error), "package": package}
+    return None
+
+
+def _describe(error: Exception) -> Json:
+    package = error.name if isinstance(error, ModuleNotFoundError) else None
+    known = {"package": package} if package else {}
+    return {**known, "type": type(error).__name__, "message": str(error)[:2000]}
+
+
+def _claim_standard_output() -> TextIO:
+    """Standard output for the answers alone; what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return answers
+
+
+def _write(answers: TextIO, answer: Json) -> None:
+    answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
+    answers.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""Trace with the libraries of another Python interpreter, from a process that needs no torch itself.
+
+    TraceError
+    |-- InterpreterError    the interpreter cannot be started, or lacks a package; `package` names which
+    |-- TraceFailedError    the model's code raised while it was traced
+    `-- TraceTimeoutError   no answer in time
+
+Each ends the child; only after a `TraceFailedError` it can be asked again.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from whatfits.profiler.trace.events import Trace
+from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.protocol import options_to_json, trace_from_json
+from whatfits.profiler.trace.stack import STACK_PACKAGES, short_version
+
+__all__ = [
+    "InterpreterError",
+    "TraceChild",
+    "TraceError",
+    "TraceFailedError",
+    "TraceTimeoutError",
+    "trace_with",
+]
+
+_NAMESPACE = Path(__file__).parents[2]
+"""The folder `whatfits` that holds the profiler."""
+_BOOTSTRAP = """
+import sys
+if sys.version_info < (3, 11):
+    print('{"error": {"kind": "unusable_package", "package": "python", "message": "Python %d.%d is older than 3.11"}}'
+          % sys.version_info[:2])
+    sys.exit(2)
+import types
+sys.path[:] = [folder for folder in sys.path if folder]
+whatfits = types.ModuleType("whatfits")
+whatfits.__path__ = [sys.argv[1]]
+sys.modules["whatfits"] = whatfits
+from whatfits.profiler.trace.child import main
+sys.exit(main())
+"""
+"""Only `whatfits` comes from here: with this environment's site-packages on its path the child would load our numpy
+or torch, made for another interpreter perhaps, in place of its own."""
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+_SHOWN_STDERR = 2000
+
+
+class TraceError(Exception):
+    """A trace that could not be made."""
+
+
+class InterpreterError(TraceError):
+    """The interpreter cannot be started, or what it needs is not there."""
+
+    def __init__(self, message: str, package: str | None = None) -> None:
+        super().__init__(message)
+        self.package = package
+
+
+class TraceFailedError(TraceError):
+    """The code that was traced raised."""
+
+
+class TraceTimeoutError(TraceError):
+    """No answer in time."""
+
+
+class TraceChild:
+    """A running child; a context manager, at whose end the child and whatever it started are gone.
+
+    Attributes:
+        versions: full versions of its libraries.
+        stack: the same as major.minor, of what a stack is named by.
+    """
+
+    def __init__(self, python: Path | str = sys.executable, *, timeout_seconds: float = 300.0) -> None:
+        """Start the child and read its introduction.
+
+        Args:
+            python: interpreter of the environment whose libraries are traced.
+            timeout_seconds: the longest that one answer may take.
+
+        Raises:
+            InterpreterError: it cannot be started or lacks a package.
+            TraceTimeoutError: it does not answer.
+        """
+        self._timeout_seconds = timeout_seconds
+        self._buffer = bytearray()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the child)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603  (the interpreter the caller names)
+                [str(python), "-c", _BOOTSTRAP, str(_NAMESPACE)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={**os.environ, **_OFFLINE},
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise InterpreterError(f"{python}: cannot be started ({error.strerror})") from error
+        try:
+            introduction = self._receive()
+        except BaseException:
+            self.close()
+            raise
+        self.python: str = introduction["python"]
+        self.versions: dict[str, str] = introduction["versions"]
+        self.stack = {name: short_version(self.versions[name]) for name in STACK_PACKAGES}
+
+    def trace(self, dims: Dims, options: StepOptions) -> Trace:
+        """Trace one micro-batch.
+
+        Raises:
+            TraceError: as the module's docstring says.
+        """
+        request = {"options": options_to_json(options), "points": [dims]}
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            stdin.write(json.dumps(request).encode() + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        return trace_from_json(self._receive()["trace"])
+
+    def close(self) -> None:
+        """Kill the child with its whole process group; it has nothing to save."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _receive(self) -> dict[str, Any]:  # Any: the answer's JSON
+        line = self._read_line()
+        try:
+            answer: dict[str, Any] = dict(json.loads(line))
+        except (ValueError, TypeError):
+            raise InterpreterError(f"it answered {line[:200]!r}, as no Python that traces would") from None
+        error = answer.get("error")
+        if error is None:
+            return answer
+        message = f"{error['type']}: {error['message']}" if "type" in error else error["message"]
+        if error["kind"] in ("missing_package", "unusable_package"):
+            raise InterpreterError(message, error["package"])
+        raise TraceFailedError(message)
+
+    def _read_line(self) -> bytes:
+        stdout = self._process.stdout
+        assert stdout is not None
+        deadline = time.monotonic() + self._timeout_seconds
+        searched = 0
+        with selectors.DefaultSelector() as selector:
+            selector.register(stdout, selectors.EVENT_READ)
+            while self._buffer.find(b"\n", searched) < 0:
+                searched = len(self._buffer)
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise TraceTimeoutError(f"no answer within {self._timeout_seconds:g} s")
+                data = os.read(stdout.fileno(), 65536)
+                if not data:
+                    raise self._ended()
+                self._buffer += data
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
+        return line
+
+    def _ended(self) -> InterpreterError:
+        status = self._process.wait()
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(self._stderr.tell() - _SHOWN_STDERR, 0))
+        text = self._stderr.read().decode(errors="replace").strip()
+        return InterpreterError(f"the child ended with status {status}: {text or 'it said nothing'}")
+
+
+def trace_with(python: Path | str, dims: Dims, options: StepOptions) -> Trace:
+    """One trace with the libraries of an interpreter's environment; for several, hold a `TraceChild` open.
+
+    Raises:
+        TraceError: as the module's docstring says.
+    """
+    with TraceChild(python) as child:
+        return child.trace(dims, options)
