@@ -221,6 +221,13 @@ def main() -> None:
                 spec |= {"s": 16, "layers": 1, "b": 1, "steps": 1}
             if number % shards == shard:
                 recorder.case(spec, lambda run, spec=spec: caps.find_smallest_cap(spec, run), events=False)
+    elif part == "variants":
+        import variants
+
+        for number, given in enumerate(variants.specs()):
+            spec = {**BASE, **given, **({"s": 16, "layers": 2, "b": 1, "steps": 2} if small else {})}
+            if number % shards == shard:
+                recorder.case(spec, variants.train(spec))
     elif part == "parallel":
         import parallel
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from whatfits.estimator.catalog.gpus import load_gpus
 from whatfits.estimator.memory.classes import profile_key
-from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, OptimizerOnRank, RankTensors, StepMemory
-from whatfits.estimator.memory.optimizers import StepPhase, build_optimizer_program
+from whatfits.estimator.memory.compose import OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.replay import ALLOC, replay
@@ -20,7 +20,7 @@ from whatfits.estimator.specs import (
     ModelSpec,
     OptimizerSpec,
     PeakPhase,
-    Precision,
+    TrainingSpec,
 )
 from whatfits.profiler.measure.cases import Case
 from whatfits.profiler.measure.events import EventList
@@ -53,9 +53,10 @@ class Prediction:
 def case_key(model: ModelSpec, case: Case) -> ProfileKey:
     """Structure class a case falls into."""
     checkpointing = ActivationCheckpointing.FULL if case.checkpointing else ActivationCheckpointing.NONE
-    return profile_key(
-        model, precision=Precision.BF16, checkpointing=checkpointing, micro_batch_size=case.micro_batch_size
+    training = TrainingSpec(
+        activation_checkpointing=checkpointing, micro_batch_size=case.micro_batch_size, seq_len=case.seq_len
     )
+    return profile_key(model, training)
 
 
 def predict(
@@ -106,12 +107,9 @@ def _table_peak(memory: StepMemory, case: Case) -> int | None:
 def _step_memory(model: ModelSpec, case: Case, program: EventProgram, compute_capability: str) -> StepMemory:
     tensors = RankTensors(model, program.parameters, program.buffers, Placement.SINGLE)
     spec = OptimizerSpec.model_validate({"name": case.optimizer, "implementation": case.implementation})
-    optimizer = build_optimizer_program(
-        spec, param_dtype_bytes=PARAM_DTYPE_BYTES, hidden_size=model.hidden_size
-    )
     return StepMemory(
         table=build_table(program),
-        optimizer=OptimizerOnRank(tensors, optimizer, layerwise=case.layerwise),
+        optimizer=OptimizerOnRank.build(tensors, spec, layerwise=case.layerwise),
         gpu=_gpu(compute_capability),
     )
 

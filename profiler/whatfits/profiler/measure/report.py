@@ -44,7 +44,10 @@ def case_report(
         report["comparison"] = summarise(sections)
         report["sections"] = [section.to_json() for section in sections]
     if result.get("trace"):
-        report["replay_of_recording"] = check_replay(AllocatorTrace.from_json(result["trace"]), measured)
+        try:
+            report["replay_of_recording"] = check_replay(AllocatorTrace.from_json(result["trace"]), measured)
+        except Exception as error:  # noqa: BLE001  (the recording is kept whatever the check makes of it)
+            report["replay_of_recording"] = {"error": f"{type(error).__name__}: {error}"}
     return report
 
 
