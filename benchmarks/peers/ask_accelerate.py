@@ -8,9 +8,12 @@ import sys
 import time
 from typing import Any
 
-from accelerate import init_empty_weights
-from accelerate.commands.estimate import estimate_training_usage
-from accelerate.utils import calculate_maximum_sizes
+import torch
+from accelerate import init_empty_weights  # type: ignore[import-not-found, unused-ignore]
+from accelerate.commands.estimate import (  # type: ignore[import-not-found, unused-ignore]
+    estimate_training_usage,
+)
+from accelerate.utils import calculate_maximum_sizes  # type: ignore[import-not-found, unused-ignore]
 from transformers import AutoConfig, AutoModel
 
 DTYPE = {"bf16": "bfloat16", "bf16_mixed": "bfloat16"}
@@ -27,7 +30,7 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     config = AutoConfig.for_model(**question["config"])
     with init_empty_weights():
-        model = AutoModel.from_config(config)
+        model = AutoModel.from_config(config, dtype=torch.float32)
     total, _ = calculate_maximum_sizes(model)
     usage = estimate_training_usage(total, DTYPE[question["precision"]])
     allocated = max(usage.values())

@@ -32,6 +32,8 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
         return {"refused": f"no optimizer {question['optimizer']}"}
     c = question["config"]
     started = time.perf_counter()
+    # It counts two matrices in a feed-forward block; LLaMA has three, so this width keeps the parameters.
+    width = c["intermediate_size"] * 3 // 2
     model = ModelConfig(
         name=question["id"],
         num_layers=c["num_hidden_layers"],
@@ -40,8 +42,8 @@ def ask(question: dict[str, Any]) -> dict[str, Any]:
         hidden_dim=c["hidden_size"],
         vocab_size=c["vocab_size"],
         max_seq_len=question["seq_len"],
-        ffn_embed_dim=c["intermediate_size"],
-        mlp_gated_linear_units=True,
+        ffn_embed_dim=width,
+        expansion_ratio=width / c["hidden_size"],
         model_type="llama",
     )
     gpus = question["num_gpus"]
@@ -79,7 +81,11 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             return ask(question)
-    except (AssertionError, ValueError, TypeError, ZeroDivisionError) as error:
+    except AssertionError as error:
+        if "max_batch_size_per_gpu 0" in str(error):  # how it says that not even one sequence fits
+            return {"fits": False, "says": str(error)[:60]}
+        return {"refused": f"AssertionError: {error}"[:200]}
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         return {"refused": f"{type(error).__name__}: {error}"[:200]}
 
 
