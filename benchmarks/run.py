@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from whatfits.estimator.catalog import find_gpu, find_model
-from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.compose import OptimizerOnRank, RankTensors, StepMemory
 from whatfits.estimator.memory.estimate import Device, table_device_bytes
-from whatfits.estimator.memory.optimizers import OPTIMIZERS, build_optimizer_program
+from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.verdict import Usable
@@ -43,7 +43,7 @@ def configurations_per_second() -> float:
     """
     model, gpu = find_model("llama-13b"), find_gpu("a100-80gb-sxm")
     table = load_table(
-        ProfileKey("LlamaForCausalLM", "bf16", "flash", "none", "standard", "many", "full", tied=False)
+        ProfileKey("LlamaForCausalLM", "bf16", "sdpa", "none", "standard", "many", "full", tied=False)
     )
     tensors = RankTensors(model, table.parameters, table.buffers, Placement.DDP)
     device = Device(usable=Usable(int(gpu.total_bytes or 0), 0.0), num_gpus=8)
@@ -54,13 +54,8 @@ def configurations_per_second() -> float:
     rates = []
     for name in [*OPTIMIZERS][:REPEATS]:
         spec = OptimizerSpec(name=OptimizerName(name))
-        program = build_optimizer_program(
-            spec, param_dtype_bytes=PARAM_DTYPE_BYTES, hidden_size=model.hidden_size
-        )
         started = time.perf_counter()
-        memory = StepMemory(
-            table=table, optimizer=OptimizerOnRank(tensors, program, layerwise=False), gpu=gpu
-        )
+        memory = StepMemory(table=table, optimizer=OptimizerOnRank.build(tensors, spec), gpu=gpu)
         sizes = rounded_sizes(table, {**model.dims, "b": batch, "s": seq_len})
         peaks = memory.peaks(sizes, accumulated=none_accumulated)
         table_device_bytes(peaks.nbytes, Placement.DDP, device)

@@ -67,8 +67,8 @@ def test_a_memory_cap_decides() -> None:
         ({"hardware": {"gpu": "a100-81gb"}}, UnknownNameError, "hardware.gpu"),
         ({"model": "lama-7b"}, UnknownNameError, "model"),
         ({"hardware": {"gpu": "a100"}}, InputError, "hardware.gpu"),
-        ({"training": {"precision": "fp32"}}, UnsupportedError, "training.precision"),
-        ({"training": {"attention": "eager"}}, UnsupportedError, "training.attention"),
+        ({"training": {"precision": "fp8"}}, UnsupportedError, "training.precision"),
+        ({"training": {"compile": True}}, UnsupportedError, "training.compile"),
         (
             {"training": {"optimizer": {"name": "apollo", "rank": 5000}}},
             InputError,

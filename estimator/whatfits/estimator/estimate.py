@@ -5,21 +5,21 @@ from functools import lru_cache
 import numpy as np
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
-from whatfits.estimator.memory.classes import choose_stack, profile_key
-from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.classes import choose_stack, profile_key, program_of, rank_tensors, table_of
+from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay, memory_from_table
-from whatfits.estimator.memory.optimizers import build_optimizer_program
+from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement, placement_of
 from whatfits.estimator.memory.timeline import build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
-from whatfits.estimator.profile import load_program, load_table
 from whatfits.estimator.provenance import provenance_of
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
     Estimate,
     MemoryEstimate,
     RunSpec,
+    require_kernel,
     require_supported,
 )
 from whatfits.estimator.timing import step_times, time_at
@@ -73,39 +73,32 @@ def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
 
 
 def step_memory(resolved: ResolvedRun) -> StepMemory:
-    """Table, tensors and optimizer of a resolved run, ready to evaluate."""
-    run, model = resolved.run, resolved.model
-    key = profile_key(
-        model,
-        precision=run.training.precision,
-        checkpointing=run.training.activation_checkpointing,
-        micro_batch_size=run.training.micro_batch_size,
+    """Table, tensors and optimizer of a resolved run, ready to evaluate.
+
+    Raises:
+        UnsupportedError: there is no profile for the run, or its attention kernel does not run on the GPU.
+    """
+    run, model, training = resolved.run, resolved.model, resolved.run.training
+    table = table_of(profile_key(model, training), run.stack, training)
+    require_kernel(table.kernel, model, resolved.gpu)
+    placement = placement_of(run.parallelism)
+    tensors = rank_tensors(model, table, training, placement, run.parallelism.dp_shard_degree)
+    optimizer = OptimizerOnRank.build(
+        tensors, training.optimizer, layerwise=training.layerwise_update, loop=loop_of(training)
     )
-    table = load_table(key, run.stack)
-    tensors = RankTensors(
-        model,
-        table.parameters,
-        table.buffers,
-        placement_of(run.parallelism),
-        run.parallelism.dp_shard_degree,
-    )
-    program = build_optimizer_program(
-        run.training.optimizer, param_dtype_bytes=PARAM_DTYPE_BYTES, hidden_size=model.hidden_size
-    )
-    optimizer = OptimizerOnRank(tensors, program, layerwise=run.training.layerwise_update)
     return StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
 
 
 def _memory(resolved: ResolvedRun, memory: StepMemory, device: Device) -> MemoryEstimate:
     training = resolved.run.training
-    symbols = {**resolved.model.dims, "b": training.micro_batch_size, "s": training.seq_len}
+    symbols = {**memory.tensors.dims, "b": training.micro_batch_size, "s": training.seq_len}
     sizes = rounded_sizes(memory.table, symbols)
     peaks = memory.peaks(sizes, accumulated=np.array([training.grad_accum_steps > 1]))
     if memory.tensors.placement is Placement.FSDP:
         return memory_from_table(memory, sizes, peaks, 0, device)
     timeline = build_timeline(
         memory,
-        load_program(memory.table.key, resolved.run.stack),
+        program_of(memory.table.key, resolved.run.stack, training),
         micro_batch_size=training.micro_batch_size,
         seq_len=training.seq_len,
         grad_accum_steps=training.grad_accum_steps,

@@ -116,8 +116,10 @@ def test_a_plan_request_that_makes_no_sense_is_refused(changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": ["full", "lora"]}, "methods: lora is not modelled yet; accepted: full"),
-        ({"precisions": ["fp32"]}, "precisions: fp32 is not modelled yet; accepted: bf16"),
+        (
+            {"precisions": ["bf16", "fp8"]},
+            "precisions: fp8 is not modelled yet; accepted: bf16, bf16_master, bf16_mixed, fp16_mixed, fp32",
+        ),
         ({"frameworks": ["megatron"]}, "frameworks: megatron is not modelled yet; accepted: fsdp2, pytorch"),
         ({"objective": "cost"}, "objective: cost is not modelled yet; accepted: memory, throughput"),
     ],

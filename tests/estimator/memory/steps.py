@@ -1,29 +1,24 @@
 """Steps of small models, put together for the tests of composition, timeline and peaks."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tests.factories import make_gpu, make_model
-from whatfits.estimator.memory.classes import profile_key
-from whatfits.estimator.memory.compose import (
-    PARAM_DTYPE_BYTES,
-    OptimizerOnRank,
-    RankTensors,
-    StepMemory,
-    StepPeaks,
-)
-from whatfits.estimator.memory.optimizers import OPTIMIZERS, build_optimizer_program
+from tests.factories import make_gpu, make_model, make_training
+from whatfits.estimator.memory.classes import profile_key, rank_tensors, table_of
+from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory, StepPeaks
+from whatfits.estimator.memory.loop import loop_of
+from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.peak import FloatArray, rounded_sizes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
-from whatfits.estimator.profile import load_program, load_table
+from whatfits.estimator.profile import EventProgram, load_program
 from whatfits.estimator.specs import (
-    ActivationCheckpointing,
     ModelSpec,
     OptimizerImplementation,
     OptimizerName,
     OptimizerSpec,
-    Precision,
 )
 
 __all__ = ["ALL_OPTIMIZERS", "SMALL", "make_step", "peaks_of", "sizes_of", "timeline_of"]
@@ -47,30 +42,26 @@ def make_step(
     placement: Placement = Placement.SINGLE,
     shard_degree: int = 1,
     layerwise: bool = False,
+    **training: Any,
 ) -> StepMemory:
-    """A step on one A100; by default AdamW on a small model on one rank."""
+    """A step on one A100; by default AdamW on a small model on one rank. `training` are further fields of its spec."""
     model = model or make_model(**SMALL)
-    key = profile_key(
-        model,
-        precision=Precision.BF16,
-        checkpointing=ActivationCheckpointing(checkpointing),
+    spec = make_training(
+        optimizer=optimizer or OptimizerSpec(),
         micro_batch_size=micro_batch_size,
+        activation_checkpointing=checkpointing,
+        layerwise_update=layerwise,
+        **training,
     )
-    table = load_table(key)
-    tensors = RankTensors(model, table.parameters, table.buffers, placement, shard_degree)
-    program = build_optimizer_program(
-        optimizer or OptimizerSpec(), param_dtype_bytes=PARAM_DTYPE_BYTES, hidden_size=model.hidden_size
-    )
-    return StepMemory(
-        table=table, optimizer=OptimizerOnRank(tensors, program, layerwise=layerwise), gpu=make_gpu()
-    )
+    table = table_of(profile_key(model, spec), None, spec)
+    tensors = rank_tensors(model, table, spec, placement, shard_degree)
+    on_rank = OptimizerOnRank.build(tensors, spec.optimizer, layerwise=layerwise, loop=loop_of(spec))
+    return StepMemory(table=table, optimizer=on_rank, gpu=make_gpu())
 
 
 def sizes_of(step: StepMemory, micro_batch_size: ArrayLike = 2, seq_len: int = 130) -> FloatArray:
     """One configuration's sizes."""
-    return rounded_sizes(
-        step.table, {**step.tensors.model.dims, "b": np.asarray(micro_batch_size), "s": seq_len}
-    )
+    return rounded_sizes(step.table, {**step.tensors.dims, "b": np.asarray(micro_batch_size), "s": seq_len})
 
 
 def peaks_of(
@@ -81,12 +72,17 @@ def peaks_of(
 
 
 def timeline_of(
-    step: StepMemory, *, micro_batch_size: int = 2, seq_len: int = 130, grad_accum_steps: int = 1
+    step: StepMemory,
+    *,
+    micro_batch_size: int = 2,
+    seq_len: int = 130,
+    grad_accum_steps: int = 1,
+    program: EventProgram | None = None,
 ) -> Timeline:
     """The step's events."""
     return build_timeline(
         step,
-        load_program(step.table.key),
+        program or load_program(step.table.key),
         micro_batch_size=micro_batch_size,
         seq_len=seq_len,
         grad_accum_steps=grad_accum_steps,

@@ -5,7 +5,14 @@ import pytest
 from tests.estimator.memory.steps import make_step
 from tests.factories import make_model
 from whatfits.estimator.catalog import load_models
-from whatfits.estimator.memory.parameters import parameter_bytes, shard_parameters
+from whatfits.estimator.memory.optimizers import ParameterRole
+from whatfits.estimator.memory.parameters import (
+    HeldParameter,
+    build_parameters,
+    parameter_bytes,
+    shard_parameters,
+)
+from whatfits.estimator.profile import ParameterTemplate, SizeExpression
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -29,14 +36,35 @@ def test_parameters_add_up_to_the_catalog(name: str) -> None:
 
 @pytest.mark.parametrize(("degree", "rows"), [(1, 10), (2, 5), (3, 4), (8, 2), (16, 1)])
 def test_shards_split_the_first_dimension_and_round_up(degree: int, rows: int) -> None:
-    whole = [p for p in make_step(make_model(num_hidden_layers=4)).tensors.whole if len(p.shape) == 2][:1]
-    ten_rows = [type(whole[0])(name="p", shape=(10, 7), role=whole[0].role)]
+    ten_rows = [HeldParameter(name="p", shape=(10, 7), role=ParameterRole.linear, element_bytes=2)]
 
     assert [p.shape for p in shard_parameters(ten_rows, degree)] == [(rows, 7)]
 
 
-def test_each_gradient_is_rounded_by_itself() -> None:
-    parameter = make_step(make_model(num_hidden_layers=4)).tensors.whole[0]
-    tiny = [type(parameter)(name=str(j), shape=(1,), role=parameter.role) for j in range(3)]
+def test_each_tensor_is_rounded_by_itself_in_its_own_dtype() -> None:
+    role = ParameterRole.vector
+    tensors = [
+        HeldParameter(name=str(e), shape=(200,), role=role, element_bytes=e, trainable=e > 1)
+        for e in (1, 2, 4)
+    ]
 
-    assert parameter_bytes(tiny, 2) == 3 * 512
+    assert parameter_bytes(tensors) == 512 + 512 + 1024
+    assert parameter_bytes(tensors, 4) == 3 * 1024
+
+
+def test_dtype_and_what_trains_come_from_the_template() -> None:
+    one = SizeExpression(((1, ()),))
+    rank = SizeExpression(((1, (("r", 1),)),))
+    templates = (
+        ParameterTemplate("layers.*.weight", (one,), "linear", 1, trainable=False),
+        ParameterTemplate("layers.*.lora_A", (rank,), "linear", 4),
+    )
+
+    found = build_parameters(templates, {"L": 2, "r": 7})
+
+    assert [(p.name, p.shape, p.nbytes, p.trainable) for p in found] == [
+        ("layers.0.weight", (1,), 1, False),
+        ("layers.0.lora_A", (7,), 28, True),
+        ("layers.1.weight", (1,), 1, False),
+        ("layers.1.lora_A", (7,), 28, True),
+    ]

@@ -36,7 +36,7 @@ def nothing() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     [(Gradients.KEPT, 1.0, 0), (Gradients.ACCUMULATED, 0.0, 12_345), (Gradients.RELEASED, 0.0, 0), (Gradients.SHARDED, 0.25, 0)],
 )  # fmt: skip
 def test_treatments_weigh_the_kept_gradients(gradients: Gradients, weight: float, constant: int) -> None:
-    found = micro_batch_peak(STEP.table, LAYERS, SIZES, gradients, all_gradients=constant, shard_degree=4)
+    found = micro_batch_peak(STEP.table, LAYERS, SIZES, gradients, all_gradients=constant, kept_share=0.25)
 
     assert found.nbytes.tolist() == pytest.approx(by_hand(weight, nothing() + constant), abs=1)
 

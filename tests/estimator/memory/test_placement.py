@@ -1,5 +1,7 @@
 """Placements: DDP's buckets against torch's own assignment, FSDP's buffers by hand."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,10 +11,11 @@ from torch._C._distributed_c10d import _DEFAULT_FIRST_BUCKET_BYTES, _compute_buc
 from tests.estimator.memory.steps import make_step
 from tests.factories import make_model, make_parallelism
 from whatfits.estimator.memory.optimizers import ParameterRole, ParameterTensor
+from whatfits.estimator.memory.parameters import HeldParameter
 from whatfits.estimator.memory.placement import Placement, ddp_bucket_sizes, fsdp_buffers, placement_of
 
 
-def torch_buckets(parameters: list[ParameterTensor]) -> list[int]:
+def torch_buckets(parameters: Sequence[ParameterTensor]) -> list[int]:
     """Bucket sizes as torch.distributed assigns them to parameters in reverse order."""
     tensors = [torch.empty(p.shape, dtype=torch.bfloat16, device="meta") for p in reversed(parameters)]
     buckets, _ = _compute_bucket_assignment_by_size(tensors, [_DEFAULT_FIRST_BUCKET_BYTES, 25 * 2**20])
@@ -49,18 +52,23 @@ def test_placement_follows_the_axes(changes: dict[str, object], placement: Place
     assert placement_of(make_parallelism(**changes)) is placement
 
 
-def test_fsdp_buffers_count_layers_and_root() -> None:
-    role = ParameterRole.linear
+@pytest.mark.parametrize(("reduce_bytes", "last_frozen"), [(2, False), (4, False), (2, True)])
+def test_fsdp_buffers_count_layers_and_root(reduce_bytes: int, last_frozen: bool) -> None:
+    def held(name: str, numel: int, trainable: bool = True) -> HeldParameter:
+        role = ParameterRole.linear
+        return HeldParameter(name=name, shape=(numel,), role=role, element_bytes=2, trainable=trainable)
+
     parameters = [
-        ParameterTensor(name="model.embed_tokens.weight", shape=(1024,), role=role),
-        ParameterTensor(name="model.layers.0.a", shape=(512,), role=role),
-        ParameterTensor(name="model.layers.1.a", shape=(512,), role=role),
-        ParameterTensor(name="model.layers.1.b", shape=(1,), role=role),
+        held("model.embed_tokens.weight", 1024),
+        held("model.layers.0.a", 512),
+        held("model.layers.1.a", 512),
+        held("model.layers.1.b", 1, not last_frozen),
     ]
 
-    found = fsdp_buffers(parameters, 2)
+    found = fsdp_buffers(parameters, reduce_bytes=reduce_bytes)
 
     root, layer = 2048, 1024 + 512
+    gradients = 1024 + 512 * reduce_bytes + (0 if last_frozen else 2 * 512)
     assert (found.outside_layers, found.forward_layer, found.backward_layer) == (
-        root + layer, root + 2 * layer, root + 4 * layer
+        root + layer, root + 2 * layer, root + 2 * layer + gradients
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Every cross-field rule, by the numbers in its message; what is valid but not modelled; what is assumed."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 
-from tests.factories import make_config, make_run
-from whatfits.estimator.catalog import resolve_run
+from tests.factories import make_config, make_model, make_run
+from whatfits.estimator.catalog import find_gpu, resolve_run
 from whatfits.estimator.errors import InputError, UnsupportedError
-from whatfits.estimator.specs import require_supported
+from whatfits.estimator.specs import require_kernel, require_supported
 
 EIGHT = {"num_gpus": 8}
 
@@ -114,6 +115,26 @@ BROKEN = [
         "training.adapter: an adapter was given, but method full trains all",
     ),
     (
+        {"training": {"layerwise_update": True, "loop": {"set_grads_to_none": False}}},
+        "training.layerwise_update: loop.set_grads_to_none is false, which keeps the gradients",
+    ),
+    (
+        {"training": {"method": "lora", "adapter": {"targets": ["q_porj"]}}},
+        "training.adapter.targets[0]: 'q_porj' is not accepted; accepted: q_proj, k_proj",
+    ),
+    (
+        {"training": {"method": "lora", "adapter": {"targets": ["q_proj", "all-linear"]}}},
+        "training.adapter.targets[1]: 'all-linear' is not accepted",
+    ),
+    (
+        {"training": {"method": "lora", "adapter": {"targets": ["q_proj", "q_proj"]}}},
+        "training.adapter.targets: a layer is named twice",
+    ),
+    (
+        {"training": {"method": "dora", "adapter": {"rank": 513}}},
+        "training.adapter.rank: rank 513 is above hidden_size 512",
+    ),
+    (
         {"training": {"checkpointing_policy": "every_2"}},
         "training.checkpointing_policy: a policy was given, but activation_checkpointing is none",
     ),
@@ -134,18 +155,48 @@ def test_a_broken_rule_names_field_and_numbers(changes: dict[str, Any], message:
 
 
 UNSUPPORTED = [
-    ({"training": {"method": "lora"}}, "training.method: lora is not modelled yet; accepted: full"),
     ({"training": {"framework": "deepspeed"}}, "training.framework: deepspeed is not modelled yet"),
-    ({"training": {"precision": "fp32"}}, "training.precision: fp32 is not modelled yet; accepted: bf16"),
-    ({"training": {"attention": "eager"}}, "training.attention: eager is not modelled yet"),
     (
-        {"training": {"activation_checkpointing": "selective"}},
-        "training.activation_checkpointing: selective is not modelled yet; accepted: full, none",
+        {"training": {"precision": "fp8"}},
+        "training.precision: fp8 is not modelled yet; accepted: bf16, bf16_master",
     ),
-    ({"training": {"loss": "chunked"}}, "training.loss: chunked is not modelled yet; accepted: standard"),
+    (
+        {"training": {"activation_checkpointing": "selective", "checkpointing_policy": "every_2"}},
+        "training.checkpointing_policy: every_2 is not modelled yet; accepted: nothing",
+    ),
+    (
+        {"training": {"layerwise_update": True, "precision": "bf16_master"}},
+        "training.layerwise_update: bf16_master copies all gradients before the update",
+    ),
+    (
+        {"training": {"layerwise_update": True, "precision": "fp16_mixed"}},
+        "training.layerwise_update: fp16_mixed unscales all gradients before the update",
+    ),
+    (
+        {"training": {"precision": "bf16_master", "loop": {"set_grads_to_none": False}}},
+        "training.loop.set_grads_to_none: bf16_master frees each gradient once it is copied to fp32",
+    ),
+    (
+        {"training": {"grad_accum_steps": 2, "loop": {"keep_outputs": True}}},
+        "training.loop.keep_outputs: outputs kept over 2 micro-batches are not modelled yet",
+    ),
+    (
+        {"training": {"loss": "chunked", "loop": {"keep_outputs": True}}},
+        "training.loop.keep_outputs: the outputs of a chunked loss are not modelled yet",
+    ),
+    (
+        {"training": {"method": "lora", "optimizer": {"name": "galore_adamw"}}},
+        "training.optimizer.name: galore_adamw projects whole weight matrices, and of galore-llama-60m only adapters",
+    ),
+    (
+        {"training": {"method": "lora"}, "parallelism": {"dp_shard_degree": 8}, "hardware": EIGHT},
+        "training.method: lora adapters of sharded parameters are not modelled yet",
+    ),
+    (
+        {"training": {"framework": "fsdp2", "precision": "bf16_mixed"}},
+        "training.framework: bf16_mixed is a cast when shards are gathered under fsdp2, and nothing is sharded",
+    ),
     ({"training": {"compile": True}}, "training.compile: true is not modelled yet; accepted: false"),
-    ({"training": {"dropout": 0.1}}, "training.dropout: 0.1 is not modelled yet"),
-    ({"training": {"packed_sequences": True}}, "training.packed_sequences: true is not modelled yet"),
     (
         {"training": {"target_seq_len": 8}},
         "training.target_seq_len: 8 is not modelled yet; accepted: nothing",
@@ -181,8 +232,7 @@ UNSUPPORTED = [
         "training.optimizer.name: apollo projects whole matrices",
     ),
     ({"hardware": {"gpu": "b100"}}, "hardware.gpu: no device report of the usable memory of B100 is known"),
-    ({"hardware": {"gpu": "t4"}}, "hardware.gpu: T4 (7.5) has no bf16 flash attention kernel"),
-    ({"model": make_config(head_dim=20)}, "model.head_dim: head_dim 20 does not run on the flash kernel"),
+    ({"hardware": {"gpu": "t4"}}, "hardware.gpu: T4 (7.5) has no bf16 arithmetic"),
 ]
 
 
@@ -209,6 +259,21 @@ def test_a_valid_run_that_is_not_modelled_says_what_is(changes: dict[str, Any], 
             }
         },
         {"training": {"attention": "flash_attention_2", "activation_checkpointing": "full"}},
+        {"training": {"attention": "eager", "precision": "fp32", "dropout": 0.1}},
+        {"training": {"precision": "bf16_master", "gradient_clipping": True}},
+        {"training": {"precision": "fp16_mixed", "attention": "eager"}, "hardware": {"gpu": "t4"}},
+        {"training": {"method": "qlora", "adapter": {"rank": 8}, "loss": "chunked"}},
+        {"training": {"method": "dora", "packed_sequences": True, "activation_checkpointing": "selective"}},
+        {
+            "training": {
+                "loop": {"set_grads_to_none": False, "keep_outputs": True, "empty_cache_each_step": True}
+            }
+        },
+        {
+            "training": {"framework": "fsdp2", "precision": "bf16_mixed"},
+            "parallelism": {"dp_shard_degree": 8},
+            "hardware": EIGHT,
+        },
     ],
 )
 def test_what_is_modelled_passes(changes: dict[str, Any]) -> None:
@@ -236,6 +301,46 @@ def test_what_is_modelled_passes(changes: dict[str, Any]) -> None:
 def test_what_a_run_relies_on_is_said(changes: dict[str, Any], sentence: str) -> None:
     assumptions = resolve_run(make_run(**changes)).assumptions
     assert any(assumption.startswith(sentence) for assumption in assumptions)
+
+
+@pytest.mark.parametrize(("gpu", "kernel", "refused"), [("t4", "flash", True), ("t4", "efficient", False), ("t4", "eager", False),
+                                                         ("h100-80gb-sxm", "flash", False)])  # fmt: skip
+def test_a_kernel_that_the_gpu_lacks_is_refused(gpu: str, kernel: str, refused: bool) -> None:
+    expected = (
+        pytest.raises(UnsupportedError, match="no flash attention kernel") if refused else nullcontext()
+    )
+    with expected:
+        require_kernel(kernel, make_model(), find_gpu(gpu))
+
+
+@pytest.mark.parametrize(("head_dim", "kernel", "refused"), [(20, "flash", True), (20, "efficient", True), (20, "eager", False), (20, "math", False),
+                                                              (264, "flash", True), (264, "efficient", False), (256, "flash", False)])  # fmt: skip
+def test_heads_that_a_fused_kernel_would_pad_are_refused(head_dim: int, kernel: str, refused: bool) -> None:
+    expected = (
+        pytest.raises(UnsupportedError, match=f"head_dim {head_dim} does not run")
+        if refused
+        else nullcontext()
+    )
+    with expected:
+        require_kernel(kernel, make_model(head_dim=head_dim), find_gpu("h100-80gb-sxm"))
+
+
+@pytest.mark.parametrize(
+    ("method", "adapter", "targets"),
+    [
+        ("lora", None, ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("dora", {"rank": 4}, ("q_proj", "k_proj", "v_proj", "o_proj")),
+        ("qlora", None, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")),
+        ("lora", {"targets": ["all-linear"]}, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")),
+        ("lora", {"targets": ["v_proj"]}, ("v_proj",)),
+    ],
+)  # fmt: skip
+def test_an_adapter_is_filled_in(
+    method: str, adapter: dict[str, Any] | None, targets: tuple[str, ...]
+) -> None:
+    filled = resolve_run(make_run(training={"method": method, "adapter": adapter})).run.training.adapter
+    assert filled is not None
+    assert filled.targets == targets
 
 
 def test_a_plain_run_assumes_nothing() -> None:

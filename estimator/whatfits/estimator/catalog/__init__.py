@@ -14,6 +14,7 @@ from whatfits.estimator.catalog.models import (
 from whatfits.estimator.catalog.resolve import (
     ResolvedPlanRequest,
     ResolvedRun,
+    fill_adapter,
     fill_optimizer,
     resolve_plan_request,
     resolve_run,
@@ -23,6 +24,7 @@ __all__ = [
     "ResolvedPlanRequest",
     "ResolvedRun",
     "catalog_config",
+    "fill_adapter",
     "fill_optimizer",
     "find_gpu",
     "find_model",

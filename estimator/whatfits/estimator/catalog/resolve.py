@@ -10,16 +10,24 @@ from whatfits.estimator.errors import InputError
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVAL
 from whatfits.estimator.memory.optimizers.registry import optimizer_facts
+from whatfits.estimator.specs.enums import Method
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
 from whatfits.estimator.specs.plan import PlanRequest
-from whatfits.estimator.specs.rules import assumptions_of, check_run
+from whatfits.estimator.specs.rules import ADAPTER_TARGETS, ALL_LINEAR, assumptions_of, check_run
 from whatfits.estimator.specs.run import RunSpec
-from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, OptimizerSpec, TrainingSpec
+from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, AdapterSpec, OptimizerSpec, TrainingSpec
 
-__all__ = ["ResolvedPlanRequest", "ResolvedRun", "fill_optimizer", "resolve_plan_request", "resolve_run"]
+__all__ = [
+    "ResolvedPlanRequest",
+    "ResolvedRun",
+    "fill_adapter",
+    "fill_optimizer",
+    "resolve_plan_request",
+    "resolve_run",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +127,27 @@ def fill_optimizer(optimizer: OptimizerSpec, hidden_size: int) -> OptimizerSpec:
     return optimizer.model_copy(update=changes)
 
 
+def fill_adapter(method: Method, adapter: AdapterSpec | None) -> AdapterSpec | None:
+    """The adapter with its targets spelled out; as it is for full training.
+
+    Source: QLoRA, arXiv:2305.14314 section 4, adapts every linear layer; LoRA, arXiv:2106.09685 section 4.2, the
+    attention's matrices.
+    """
+    if method is Method.FULL:
+        return adapter
+    adapter = adapter or AdapterSpec()
+    default = ADAPTER_TARGETS if method is Method.QLORA else ADAPTER_TARGETS[:4]
+    targets = adapter.targets or default
+    if targets == (ALL_LINEAR,):
+        targets = ADAPTER_TARGETS
+    return adapter.model_copy(update={"targets": targets})
+
+
 def _fill_training(training: TrainingSpec, model: ModelSpec) -> TrainingSpec:
-    changes: dict[str, Any] = {"optimizer": fill_optimizer(training.optimizer, model.hidden_size)}
+    changes: dict[str, Any] = {
+        "optimizer": fill_optimizer(training.optimizer, model.hidden_size),
+        "adapter": fill_adapter(training.method, training.adapter),
+    }
     if "seq_len" not in training.model_fields_set:
         changes["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings)
     return training.model_copy(update=changes)

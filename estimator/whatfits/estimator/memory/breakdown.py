@@ -29,10 +29,15 @@ def breakdown_at(
         live["gradients_pending"] + _kept_bytes(memory, live["gradients_kept"], row, later_micro_batch)
     )
     communication = resting.communication_buffers + _gathered_bytes(memory, row)
+    if row < 0 and memory.optimizer.loop.master_weights:
+        gradients = memory.tensors.master_bytes
+    elif row < 0 and memory.gradients is Gradients.RELEASED:
+        gradients = 0
     terms = {
         "weights": resting.weights,
+        "master_weights": resting.master_weights,
         "optimizer_states": resting.optimizer_states,
-        "gradients": 0 if row < 0 and memory.gradients is Gradients.RELEASED else gradients,
+        "gradients": gradients,
         "activations": int(live["activations"]),
         "logits_and_loss": int(live["logits_and_loss"]),
         "communication_buffers": communication,
@@ -44,11 +49,11 @@ def breakdown_at(
 
 def _kept_bytes(memory: StepMemory, kept: float, row: int, later_micro_batch: bool) -> float:
     """Complete gradients at a row, under the treatment that applies there."""
-    if row < 0 or later_micro_batch:
+    if row < 0 or later_micro_batch or memory.gradients is Gradients.ACCUMULATED:
         return 0.0 if memory.gradients is Gradients.RELEASED else float(memory.tensors.gradient_bytes)
     if memory.gradients is Gradients.RELEASED:
         return 0.0
-    return kept / memory.tensors.shard_degree
+    return kept * memory.tensors.kept_share
 
 
 def _gathered_bytes(memory: StepMemory, row: int) -> int:

@@ -1,20 +1,49 @@
 """Which structure class, and so which profile, a question falls into."""
 
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.profile import DEFAULT_STACK, ProfileKey
-from whatfits.estimator.profile.store import shipped_stacks
-from whatfits.estimator.specs import ActivationCheckpointing, ModelSpec, Precision
+from whatfits.estimator.memory.compose import RankTensors
+from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outputs
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.profile import CountTable, EventProgram, ProfileKey, load_program, load_table
+from whatfits.estimator.profile.program import ProfileHead
+from whatfits.estimator.profile.store import find_stack
+from whatfits.estimator.specs import (
+    AdapterSpec,
+    Attention,
+    Dtype,
+    Framework,
+    Method,
+    ModelSpec,
+    Precision,
+    TrainingSpec,
+)
 
-__all__ = ["MIN_LAYERS", "choose_stack", "profile_key"]
+__all__ = [
+    "MIN_LAYERS",
+    "casts_when_gathered",
+    "choose_stack",
+    "profile_key",
+    "program_of",
+    "rank_tensors",
+    "table_of",
+]
 
 MIN_LAYERS = 4
 """The shipped tables start one layer above the shallowest trace they were compiled from."""
 
 
-def profile_key(
-    model: ModelSpec, *, precision: Precision, checkpointing: ActivationCheckpointing, micro_batch_size: int
-) -> ProfileKey:
-    """Structure class of a model and a micro-batch.
+def casts_when_gathered(training: TrainingSpec) -> bool:
+    """Whether fp32 shards are cast to the compute dtype when gathered, so that the module never sees fp32.
+
+    Source: torch.distributed.fsdp.MixedPrecisionPolicy(param_dtype, reduce_dtype=float32), as torchtitan sets it.
+    Assumes: the module then allocates what the pure bf16 one does, also in fp16.
+    """
+    mixed = training.precision in (Precision.BF16_MIXED, Precision.FP16_MIXED)
+    return training.framework is Framework.FSDP2 and mixed
+
+
+def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
+    """Structure class of a model and how it is trained.
 
     Raises:
         UnsupportedError: the model has fewer layers than the shipped tables cover.
@@ -26,27 +55,75 @@ def profile_key(
     kv = "full" if kv_heads == heads else "one" if kv_heads == 1 else "grouped"
     return ProfileKey(
         architecture=model.architecture,
-        precision=str(precision),
-        attention="sdpa",
-        checkpointing=str(checkpointing),
-        loss="standard",
-        micro_batch="one" if micro_batch_size == 1 else "many",
+        precision=_module_precision(training),
+        attention="eager" if training.attention is Attention.EAGER else "sdpa",
+        checkpointing=str(training.activation_checkpointing),
+        loss=str(training.loss),
+        micro_batch="one" if training.micro_batch_size == 1 else "many",
         kv_heads=kv,
         tied=model.tie_embeddings,
+        mask="packed" if training.packed_sequences else "none",
+        dropout=training.dropout > 0,
+        adapter=_adapter(training.method, training.adapter),
+    )
+
+
+def _module_precision(training: TrainingSpec) -> str:
+    """Dtypes of module and compute: master weights, and shards cast when gathered, lie outside the module."""
+    if training.precision is Precision.BF16_MASTER or casts_when_gathered(training):
+        return str(Precision.BF16)
+    return str(training.precision)
+
+
+def _adapter(method: Method, adapter: AdapterSpec | None) -> str:
+    if method is Method.FULL:
+        return "none"
+    targets = adapter.targets if adapter is not None else None
+    assert targets is not None, "filled in when the run was resolved"
+    return f"{method}:{','.join(sorted(targets))}"
+
+
+def table_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSpec) -> CountTable:
+    """Count table of a class under the loop's conventions.
+
+    Raises:
+        UnsupportedError: there is no profile of that class for the stack.
+    """
+    if training.loop.keep_outputs:
+        return table_with_outputs(load_program(key, stack))
+    return load_table(key, stack)
+
+
+def program_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSpec) -> EventProgram:
+    """Event program of a class under the loop's conventions.
+
+    Raises:
+        UnsupportedError: there is no profile of that class for the stack.
+    """
+    program = load_program(key, stack)
+    return keep_outputs(program) if training.loop.keep_outputs else program
+
+
+def rank_tensors(
+    model: ModelSpec, profile: ProfileHead, training: TrainingSpec, placement: Placement, shard_degree: int
+) -> RankTensors:
+    """The tensors one rank holds of a model that is trained in a certain way."""
+    adapted = training.method is not Method.FULL and training.adapter is not None
+    return RankTensors(
+        model,
+        profile.parameters,
+        profile.buffers,
+        placement,
+        shard_degree,
+        adapter_rank=training.adapter.rank if adapted and training.adapter else None,
+        stored_bytes=Dtype.FP32.nbytes if casts_when_gathered(training) else None,
     )
 
 
 def choose_stack(wanted: dict[str, str] | None) -> dict[str, str]:
-    """Shipped stack that agrees with every version asked for; the default one when nothing is asked.
+    """Stack with profiles that agrees with every version asked for; the default one when nothing is asked.
 
     Raises:
         UnsupportedError: none agrees.
     """
-    if not wanted:
-        return DEFAULT_STACK
-    stacks = shipped_stacks()
-    for stack in stacks:
-        if all(stack.get(name) == version for name, version in wanted.items()):
-            return stack
-    accepted = "; ".join(", ".join(f"{k} {v}" for k, v in sorted(s.items())) for s in stacks)
-    raise UnsupportedError("stack", wanted, accepted, reason="no profile was traced with these versions")
+    return find_stack(wanted)

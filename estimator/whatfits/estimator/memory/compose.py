@@ -2,20 +2,39 @@
 
     peak = resting + max(first micro-batch, later micro-batches, optimizer step)
 
-resting: weights, buffers, optimizer states, communication buffers, cuBLAS workspaces. The optimizer step holds all
-gradients, what is left of the last micro-batch and the step's own temporaries; with a layer-wise update it is part
-of backward instead.
+resting: weights and their masters, buffers, optimizer states, communication buffers, cuBLAS workspaces. The optimizer
+step holds all gradients, what is left of the last micro-batch and the temporaries of unscaling, clipping, copying to
+master precision and of the step itself; with a layer-wise update it is part of backward instead.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.device import cublas_workspace_bytes
-from whatfits.estimator.memory.optimizers import OptimizerProgram, Parameters, StepPhase
-from whatfits.estimator.memory.parameters import build_parameters, parameter_bytes, shard_parameters
+from whatfits.estimator.memory.loop import (
+    MASTER_BYTES,
+    SCALER_STATE_BYTES,
+    UNSCALING_BYTES,
+    Loop,
+    clipping_bytes,
+    master_copy_bytes,
+)
+from whatfits.estimator.memory.optimizers import (
+    OptimizerProgram,
+    Parameters,
+    StepPhase,
+    build_optimizer_program,
+)
+from whatfits.estimator.memory.parameters import (
+    HeldParameter,
+    build_parameters,
+    parameter_bytes,
+    shard_parameters,
+)
 from whatfits.estimator.memory.peak import (
     FloatArray,
     Gradients,
@@ -25,12 +44,11 @@ from whatfits.estimator.memory.peak import (
 )
 from whatfits.estimator.memory.placement import FsdpBuffers, Placement, ddp_bucket_sizes, fsdp_buffers
 from whatfits.estimator.profile import CountTable, ParameterTemplate, SizeExpression
-from whatfits.estimator.specs import GpuSpec, ModelSpec
-from whatfits.estimator.units import round_allocation
+from whatfits.estimator.specs import GpuSpec, ModelSpec, OptimizerSpec
+from whatfits.estimator.units import ALLOCATION_GRANULARITY, round_allocation
 
 __all__ = [
     "CUBLAS_WORKSPACES",
-    "PARAM_DTYPE_BYTES",
     "OptimizerOnRank",
     "RankTensors",
     "Resting",
@@ -40,8 +58,6 @@ __all__ = [
 
 BoolArray = NDArray[np.bool_]
 
-PARAM_DTYPE_BYTES = 2
-"""Pure bf16: weights, gradients and states alike."""
 CUBLAS_WORKSPACES = 2
 """One per thread that multiplies: the caller's and autograd's."""
 _REPEATED_PHASES = (StepPhase.steady, StepPhase.refresh)
@@ -52,6 +68,7 @@ class Resting:
     """Bytes that stay on the device from step to step."""
 
     weights: int
+    master_weights: int
     optimizer_states: int
     communication_buffers: int
     workspace: int
@@ -72,39 +89,93 @@ class RankTensors:
         buffers: tuple[tuple[str, SizeExpression], ...],
         placement: Placement,
         shard_degree: int = 1,
+        *,
+        adapter_rank: int | None = None,
+        stored_bytes: int | None = None,
     ) -> None:
+        """Expand the templates.
+
+        Args:
+            model: the model.
+            templates: its parameters as the module computes with them.
+            buffers: its other tensors.
+            placement: how the copies lie on the ranks.
+            shard_degree: ranks a parameter is divided over.
+            adapter_rank: rank of the adapter, where there is one.
+            stored_bytes: bytes per element of the local parameters where they differ from what the module computes
+                with, as with fp32 shards that are cast when gathered.
+        """
         self.model, self.placement, self.shard_degree = model, placement, shard_degree
-        self.whole = Parameters(build_parameters(templates, model.dims))
-        self.one_layer = build_parameters(templates, {**model.dims, "L": 1})
+        self.dims = model.dims if adapter_rank is None else {**model.dims, "r": adapter_rank}
+        """Values of the symbols that do not depend on the micro-batch."""
+        self.stored_bytes = stored_bytes
+        self.whole = build_parameters(templates, self.dims)
+        """Every parameter as the module computes with it."""
+        self.one_layer = build_parameters(templates, {**self.dims, "L": 1})
         """One parameter per template, in the order of the templates."""
-        self.buffer_bytes = [int(e.evaluate(model.dims)) for _, e in buffers]
+        self.buffer_bytes = [int(e.evaluate(self.dims)) for _, e in buffers]
         """Non-trainable tensors of the module."""
 
     @cached_property
+    def held(self) -> tuple[HeldParameter, ...]:
+        """What this rank stores from step to step."""
+        shards = self.whole if self.shard_degree == 1 else shard_parameters(self.whole, self.shard_degree)
+        if self.stored_bytes is None:
+            return shards
+        return tuple(replace(p, element_bytes=self.stored_bytes) for p in shards)
+
+    @cached_property
     def local(self) -> Parameters:
-        """What this rank holds and updates."""
-        return (
-            self.whole
-            if self.shard_degree == 1
-            else Parameters(shard_parameters(self.whole, self.shard_degree))
-        )
+        """What this rank updates: the trainable ones of what it stores."""
+        return Parameters(p for p in self.held if p.trainable)
+
+    @cached_property
+    def trained(self) -> tuple[HeldParameter, ...]:
+        """The trainable parameters, whole."""
+        return tuple(p for p in self.whole if p.trainable)
+
+    @cached_property
+    def trained_element_bytes(self) -> int:
+        """Bytes per element of what this rank updates, and of its gradients.
+
+        Raises:
+            UnsupportedError: trainable parameters have different dtypes.
+        """
+        widths = {p.element_bytes for p in self.held if p.trainable}
+        if len(widths) != 1:
+            found = ", ".join(str(w) for w in sorted(widths)) or "no"
+            reason = f"the trainable parameters have {found} bytes per element"
+            raise UnsupportedError(
+                "training.method", self.model.name, "trainable parameters of one dtype", reason=reason
+            )
+        return widths.pop()
 
     @cached_property
     def weight_bytes(self) -> int:
         """Local weights and the buffers."""
-        buffers = sum(round_allocation(n) for n in self.buffer_bytes)
-        return parameter_bytes(self.local, PARAM_DTYPE_BYTES) + buffers
+        return parameter_bytes(self.held) + sum(round_allocation(n) for n in self.buffer_bytes)
 
     @cached_property
     def gradient_bytes(self) -> int:
         """Local gradients, all of them."""
-        return parameter_bytes(self.local, PARAM_DTYPE_BYTES)
+        return sum(round_allocation(p.numel * self.trained_element_bytes) for p in self.local)
+
+    @cached_property
+    def kept_share(self) -> float:
+        """Bytes of a kept local gradient over those of the whole one that the module computed."""
+        computed = self.trained[0].element_bytes if self.trained else 1
+        return self.trained_element_bytes / computed / self.shard_degree
+
+    @cached_property
+    def master_bytes(self) -> int:
+        """fp32 copies of the local trainable parameters."""
+        return sum(round_allocation(p.numel * MASTER_BYTES) for p in self.local)
 
     @cached_property
     def bucket_bytes(self) -> list[int]:
         """DDP's buckets, empty elsewhere."""
         if self.placement in (Placement.DDP, Placement.DDP_BUCKET_VIEW):
-            return ddp_bucket_sizes(self.whole, PARAM_DTYPE_BYTES)
+            return ddp_bucket_sizes(self.trained, self.trained_element_bytes)
         return []
 
     @cached_property
@@ -115,7 +186,9 @@ class RankTensors:
     @cached_property
     def fsdp(self) -> FsdpBuffers | None:
         """FSDP's gathered weights and reduce buffers, None elsewhere."""
-        return fsdp_buffers(self.whole, PARAM_DTYPE_BYTES) if self.placement is Placement.FSDP else None
+        if self.placement is not Placement.FSDP:
+            return None
+        return fsdp_buffers(self.whole, reduce_bytes=self.trained_element_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,21 +203,67 @@ class StepPeaks:
 class OptimizerOnRank:
     """One optimizer's bytes on one rank's tensors, each computed once."""
 
-    def __init__(self, tensors: RankTensors, program: OptimizerProgram, *, layerwise: bool) -> None:
+    def __init__(
+        self, tensors: RankTensors, program: OptimizerProgram, *, layerwise: bool, loop: Loop | None = None
+    ) -> None:
+        """Set up.
+
+        Args:
+            tensors: the rank's.
+            program: the optimizer's, for elements of the width it updates; `build` chooses it.
+            layerwise: whether each parameter is updated as soon as its gradient is there.
+            loop: conventions of the training loop; the plain one when left out.
+        """
         self.tensors, self.program, self.layerwise = tensors, program, layerwise
+        self.loop = loop or Loop()
+
+    @classmethod
+    def build(
+        cls, tensors: RankTensors, spec: OptimizerSpec, *, layerwise: bool = False, loop: Loop | None = None
+    ) -> "OptimizerOnRank":
+        """The optimizer of a spec, for the dtype of what it updates: the masters where there are any."""
+        masters = loop is not None and loop.master_weights
+        program = build_optimizer_program(
+            spec,
+            param_dtype_bytes=MASTER_BYTES if masters else tensors.trained_element_bytes,
+            hidden_size=tensors.model.hidden_size,
+        )
+        return cls(tensors, program, layerwise=layerwise, loop=loop)
 
     @cached_property
     def state_bytes(self) -> int:
         """Optimizer states. A layer-wise update has one optimizer per parameter, each with shared states of its own."""
         local = self.tensors.local
+        scaler = SCALER_STATE_BYTES if self.loop.scales_loss else 0
         if not self.layerwise:
-            return self.program.state_bytes(local)
-        return sum(kind.occurrences * self.program.state_bytes((kind.example,)) for kind in local.kinds)
+            return scaler + self.program.state_bytes(local)
+        return scaler + sum(
+            kind.occurrences * self.program.state_bytes((kind.example,)) for kind in local.kinds
+        )
 
     @cached_property
     def step_bytes(self) -> int:
         """What `step()` allocates at most, in a steady or a refresh step."""
         return max(self.program.transient_bytes(self.tensors.local, phase) for phase in _REPEATED_PHASES)
+
+    @cached_property
+    def clipping_bytes(self) -> int:
+        """What clipping allocates at most."""
+        if not self.loop.clips:
+            return 0
+        return clipping_bytes(self.tensors.local, self.tensors.trained_element_bytes)
+
+    def peak_from_backward_on(self, gradients: Gradients) -> int:
+        """Gradients and temporaries at their highest between the end of backward and the end of the update."""
+        tensors, loop = self.tensors, self.loop
+        held = 0 if gradients is Gradients.RELEASED else tensors.gradient_bytes
+        found_inf = ALLOCATION_GRANULARITY if loop.scales_loss else 0
+        unscaling = UNSCALING_BYTES if loop.scales_loss else 0
+        before = held + max(unscaling, found_inf + self.clipping_bytes)
+        if not loop.master_weights:
+            return max(before, held + found_inf + self.step_bytes)
+        copying = master_copy_bytes(tensors.local, tensors.trained_element_bytes if held else 0)
+        return max(before, copying, tensors.master_bytes + self.step_bytes)
 
     @cached_property
     def update_bytes(self) -> FloatArray | None:
@@ -153,6 +272,8 @@ class OptimizerOnRank:
             return None
         peaks = [
             max(self.program.update_transient_bytes(p, phase) for phase in _REPEATED_PHASES)
+            if p.trainable
+            else 0
             for p in self.tensors.one_layer
         ]
         return np.array(peaks, dtype=np.float64)
@@ -177,6 +298,7 @@ class StepMemory:
         """Bytes held from step to step."""
         return Resting(
             weights=self.tensors.weight_bytes,
+            master_weights=self.tensors.master_bytes if self.optimizer.loop.master_weights else 0,
             optimizer_states=self.optimizer.state_bytes,
             communication_buffers=self.tensors.bucket_total,
             workspace=CUBLAS_WORKSPACES * cublas_workspace_bytes(self.gpu),
@@ -187,6 +309,8 @@ class StepMemory:
         """What becomes of a complete gradient in the first micro-batch."""
         if self.optimizer.layerwise or self.tensors.placement is Placement.DDP_BUCKET_VIEW:
             return Gradients.RELEASED
+        if not self.optimizer.loop.sets_grads_to_none:
+            return Gradients.ACCUMULATED
         return Gradients.SHARDED if self.tensors.placement is Placement.FSDP else Gradients.KEPT
 
     @property
@@ -200,7 +324,8 @@ class StepMemory:
         `key` names `sizes` for sharing between optimizers; without one nothing is shared.
         """
         tensors, update = self.tensors, self.optimizer.update_bytes
-        name = (key, self.table.key, tensors.placement, tensors.shard_degree, gradients)
+        rank = (tensors.placement, tensors.shard_degree, tensors.stored_bytes, tensors.dims.get("r"))
+        name = (key, self.table.key, rank, gradients)
         shares = key is not None and update is None
         if shares and name in self.shared:
             return self.shared[name]
@@ -210,7 +335,7 @@ class StepMemory:
             sizes,
             gradients,
             all_gradients=float(tensors.gradient_bytes),
-            shard_degree=tensors.shard_degree,
+            kept_share=tensors.kept_share,
             update_bytes=update,
             gathered=tensors.fsdp,
         )
@@ -223,8 +348,7 @@ class StepMemory:
         left = live_during_step(self.table, self.tensors.model.num_layers, sizes)
         if self.optimizer.layerwise:
             return left
-        held = 0 if self.gradients is Gradients.RELEASED else self.tensors.gradient_bytes
-        return left + held + self.optimizer.step_bytes
+        return left + self.optimizer.peak_from_backward_on(self.gradients)
 
     def peaks(self, sizes: FloatArray, *, accumulated: BoolArray, key: object = None) -> StepPeaks:
         """Peak of the whole step for every configuration of `sizes`; `accumulated` where it has several micro-batches."""

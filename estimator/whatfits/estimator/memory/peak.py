@@ -81,7 +81,7 @@ def micro_batch_peak(
     gradients: Gradients,
     *,
     all_gradients: float = 0.0,
-    shard_degree: int = 1,
+    kept_share: float = 1.0,
     update_bytes: NDArray[np.float64] | None = None,
     gathered: FsdpBuffers | None = None,
 ) -> MicroBatchPeak:
@@ -93,11 +93,11 @@ def micro_batch_peak(
         sizes: (configurations, sizes) bytes, as `rounded_sizes` gives them.
         gradients: treatment of complete gradients. ACCUMULATED is every micro-batch but the first.
         all_gradients: bytes of all gradients, which lie there from the first micro-batch on (ACCUMULATED).
-        shard_degree: ranks a kept gradient is divided by (SHARDED).
+        kept_share: part of a complete gradient that stays (SHARDED).
         update_bytes: per parameter template, what its layer-wise update allocates (RELEASED).
         gathered: full-size tensors FSDP adds to each row, by where the row lies.
     """
-    view = _view(table, num_layers, gradients, shard_degree)
+    view = _view(table, num_layers, gradients, kept_share)
     added = np.zeros(len(view.row))
     if gathered is not None:
         added = np.array(gathered.by_region, dtype=np.float64)[view.region]
@@ -127,13 +127,13 @@ class _View:
 
 
 @lru_cache(maxsize=512)
-def _view(table: CountTable, num_layers: int, gradients: Gradients, shard_degree: int) -> _View:
+def _view(table: CountTable, num_layers: int, gradients: Gradients, kept_share: float) -> _View:
     counts = table.counts(num_layers)
     summed = counts.sum(axis=1).astype(np.float64)
     if gradients in (Gradients.ACCUMULATED, Gradients.RELEASED):
         summed -= counts[:, _KEPT]
     elif gradients is Gradients.SHARDED:
-        summed -= counts[:, _KEPT] * (1.0 - 1.0 / shard_degree)
+        summed -= counts[:, _KEPT] * (1.0 - kept_share)
     parameter = table.row_parameter if gradients is Gradients.RELEASED else np.full(len(summed), -1)
     region = np.array([row_region(table, j) for j in range(len(summed))], dtype=np.int64)
     kept: list[int] = []

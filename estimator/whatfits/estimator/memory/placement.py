@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from whatfits.estimator.memory.optimizers import ParameterTensor
+from whatfits.estimator.memory.parameters import HeldParameter
 from whatfits.estimator.specs import ParallelismSpec
 from whatfits.estimator.units import MIB, round_allocation
 
@@ -74,31 +75,35 @@ class FsdpBuffers:
         return (self.outside_layers, self.forward_layer, self.backward_layer)
 
 
-def fsdp_buffers(parameters: Sequence[ParameterTensor], dtype_bytes: int) -> FsdpBuffers:
+def fsdp_buffers(parameters: Sequence[HeldParameter], *, reduce_bytes: int) -> FsdpBuffers:
     """Gathered weights and reduce buffers of FSDP2 full shard.
 
     outside_layers = root + 1 layer: what stands outside the layers is gathered once and stays, and the nearest layer
     is there already or still. forward_layer = root + 2 layers: the running layer and the prefetched one.
-    backward_layer = root + 4 layers: the same, and the running layer's whole gradients twice, the second copy being
-    the input of their reduce-scatter.
+    backward_layer = root + 2 layers + the running layer's whole gradients twice, the second copy being the input of
+    their reduce-scatter, in the dtype of the reduction.
 
     Source: torch/distributed/fsdp/_fully_shard.
-    Assumes: `fully_shard` on each decoder layer and on the root, reduce in the parameters' dtype, default prefetch;
-    tensors held back by other streams are not modelled.
+    Assumes: `fully_shard` on each decoder layer and on the root, weights gathered in the dtype the module computes
+    with, default prefetch; tensors held back by other streams are not modelled.
     """
-    per_layer: dict[str, int] = {}
+    gathered: dict[str, int] = {}
+    reduced: dict[str, int] = {}
     root = 0
     for parameter in parameters:
-        nbytes = round_allocation(parameter.numel * dtype_bytes)
+        nbytes = round_allocation(parameter.nbytes)
         _, separator, tail = parameter.name.partition("layers.")
-        if separator:
-            layer = tail.partition(".")[0]
-            per_layer[layer] = per_layer.get(layer, 0) + nbytes
-        else:
+        if not separator:
             root += nbytes
-    layer_bytes = max(per_layer.values(), default=0)
+            continue
+        layer = tail.partition(".")[0]
+        gathered[layer] = gathered.get(layer, 0) + nbytes
+        if parameter.trainable:
+            copies = nbytes + round_allocation(parameter.numel * reduce_bytes)
+            reduced[layer] = reduced.get(layer, 0) + copies
+    layer_bytes = max(gathered.values(), default=0)
     return FsdpBuffers(
         outside_layers=root + layer_bytes,
         forward_layer=root + 2 * layer_bytes,
-        backward_layer=root + 4 * layer_bytes,
+        backward_layer=root + 2 * layer_bytes + max(reduced.values(), default=0),
     )

@@ -47,15 +47,22 @@ class ReplayEvents:
         blocks: block id; each id is allocated at most once.
         sizes: requested bytes of an ALLOC; ignored for a FREE. A request of 0 bytes takes no memory.
         streams: stream number, 0 or more; ignored for a FREE.
+        releases: indices of the events before which the unused segments are released (`torch.cuda.empty_cache`),
+            ascending.
     """
 
     kinds: NDArray[np.int8]
     blocks: NDArray[np.int64]
     sizes: NDArray[np.int64]
     streams: NDArray[np.int64] | None = None
+    releases: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse arrays of different lengths, unknown kinds, ids allocated twice, negative sizes and streams."""
+        if list(self.releases) != sorted(self.releases) or not all(
+            0 <= r <= len(self.kinds) for r in self.releases
+        ):
+            raise MalformedEventsError(f"releases that are not ascending event indices: {self.releases}")
         lengths = {len(self.kinds), len(self.blocks), len(self.sizes)}
         if self.streams is not None:
             lengths.add(len(self.streams))
@@ -173,6 +180,7 @@ class _Program:
     pools: list[int]
     event_index: NDArray[np.int64]
     requested: NDArray[np.int64]
+    release_positions: tuple[int, ...]
 
     @classmethod
     def of(cls, events: ReplayEvents) -> Self:
@@ -183,8 +191,14 @@ class _Program:
         streams = np.zeros(len(is_alloc), np.int64) if events.streams is None else events.streams
         sizes = block_bytes_array(requested)
         pools = np.where(is_alloc, pool_number_array(streams.astype(np.int64), sizes), -1)
+        positions = np.searchsorted(kept, np.array(events.releases, dtype=np.int64)).tolist()
         return cls(
-            events.blocks[kept].tolist(), sizes[kept].tolist(), pools[kept].tolist(), kept, requested[kept]
+            events.blocks[kept].tolist(),
+            sizes[kept].tolist(),
+            pools[kept].tolist(),
+            kept,
+            requested[kept],
+            tuple(positions),
         )
 
     def run(
@@ -192,20 +206,32 @@ class _Program:
     ) -> tuple[CachingAllocator, int | None]:
         """The allocator after the events, and the position at which it ran out of memory, if it did."""
         allocator = _new_allocator(mode, capacity_bytes, initial)
+        start = 0
+        for stop in (*self.release_positions, None):
+            failed_at = self._run_between(allocator, slice(start, stop))
+            if failed_at is not None:
+                return allocator, failed_at
+            if stop is not None:
+                allocator.release_cached()
+                start = stop
+        return allocator, None
+
+    def _run_between(self, allocator: CachingAllocator, part: slice) -> int | None:
+        """Run some of the events; the position at which memory ran out, if it did."""
         allocate = allocator.allocate
         free = allocator.free
         block = 0
         try:
-            for block, size, pool in zip(self.blocks, self.sizes, self.pools, strict=True):
+            for block, size, pool in zip(self.blocks[part], self.sizes[part], self.pools[part], strict=True):
                 if pool < 0:
                     free(block)
                 else:
                     allocate(block, size, pool)
         except CapacityExceededError:
-            return allocator, self.position_of_alloc(block)
+            return self.position_of_alloc(block)
         except KeyError as error:
             raise MalformedEventsError(f"block {block} is freed but not allocated") from error
-        return allocator, None
+        return None
 
     def position_of_alloc(self, block: int) -> int:
         position = -1

@@ -13,8 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.memory.compose import PARAM_DTYPE_BYTES, RankTensors, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.device import cublas_workspace_bytes
+from whatfits.estimator.memory.loop import (
+    MASTER_BYTES,
+    clipping_events,
+    drop_found_inf_events,
+    scaler_state_events,
+    unscaling_events,
+)
 from whatfits.estimator.memory.optimizers import OptimizerEvent, StepPhase
 from whatfits.estimator.memory.peak import Gradients
 from whatfits.estimator.memory.placement import Placement
@@ -26,6 +33,7 @@ __all__ = ["CATEGORIES", "Timeline", "build_timeline"]
 
 CATEGORIES = (
     "weights",
+    "master_weights",
     "optimizer_states",
     "gradients",
     "activations",
@@ -64,6 +72,7 @@ class _Writer:
         self.sizes: list[int] = []
         self.categories: list[int] = []
         self.phases: list[int] = []
+        self.releases: list[int] = []
         self.phase = 0
         self.next_block = 0
 
@@ -83,7 +92,9 @@ class _Writer:
         self.phases.append(self.phase)
 
 
-_WEIGHTS, _STATES, _GRADIENTS, _, _, _TEMPORARIES, _COMMUNICATION, _WORKSPACE = range(len(CATEGORIES))
+_WEIGHTS, _MASTERS, _STATES, _GRADIENTS, _, _, _TEMPORARIES, _COMMUNICATION, _WORKSPACE = range(
+    len(CATEGORIES)
+)
 _PHASE = {phase: j for j, phase in enumerate(PeakPhase)}
 _PHASE_OF_LABEL = {
     "forward": _PHASE[PeakPhase.FORWARD],
@@ -115,39 +126,70 @@ class _Run:
 
     def __init__(self, memory: StepMemory, micro_batch: _MicroBatch) -> None:
         self.memory, self.batch = memory, micro_batch
+        self.loop = memory.optimizer.loop
         self.out = _Writer()
         self.states: dict[Hashable, deque[int]] = {}
+        self.gradients: dict[str, int] = {}
         self.workspace_threads: set[str] = set()
-        self.parameters = {p.name: p for p in memory.tensors.whole}
+        self.parameters = {p.name: p for p in memory.tensors.trained}
         self.numbers: list[int] = []
         self.released = memory.gradients is Gradients.RELEASED
+        self.scaler_made = False
 
     def setup(self) -> None:
-        """Weights and buffers, then DDP's buckets."""
-        tensors: RankTensors = self.memory.tensors
-        for parameter in tensors.whole:
-            self.out.alloc(parameter.numel * PARAM_DTYPE_BYTES, _WEIGHTS)
+        """Weights and buffers, masters, then DDP's buckets."""
+        tensors, out = self.memory.tensors, self.out
+        for parameter in tensors.held:
+            out.alloc(parameter.nbytes, _WEIGHTS)
         for nbytes in tensors.buffer_bytes:
-            self.out.alloc(nbytes, _WEIGHTS)
+            out.alloc(nbytes, _WEIGHTS)
+        if self.loop.master_weights:
+            for trained in tensors.local:
+                out.alloc(trained.numel * MASTER_BYTES, _MASTERS)
         for nbytes in tensors.bucket_bytes:
-            self.out.alloc(nbytes, _COMMUNICATION)
+            out.alloc(nbytes, _COMMUNICATION)
 
     def step(self, phase: StepPhase, grad_accum_steps: int) -> None:
-        """All micro-batches, the optimizer, and the gradients' release."""
-        gradients: dict[str, int] = {}
+        """All micro-batches, the update, and the gradients' release."""
+        if self.loop.empties_cache:
+            self.out.releases.append(len(self.out.kinds))
         for number in range(grad_accum_steps):
-            self._forward_and_backward(phase, gradients, first=number == 0)
+            self._forward_and_backward(phase)
             if number < grad_accum_steps - 1:
                 self._end()
         self.out.phase = _PHASE[PeakPhase.OPTIMIZER_STEP]
         if not self.memory.optimizer.layerwise:
-            self._optimizer(self.memory.optimizer.program.events(self.memory.tensors.local, phase))
-        for name in self.parameters:
-            if name in gradients:
-                self.out.free(gradients.pop(name))
+            self._update(phase)
+        if self.loop.sets_grads_to_none:
+            for name in self.parameters:
+                if name in self.gradients:
+                    self.out.free(self.gradients.pop(name))
         self._end()
 
-    def _forward_and_backward(self, phase: StepPhase, gradients: dict[str, int], *, first: bool) -> None:
+    def _update(self, phase: StepPhase) -> None:
+        """Unscale, clip, copy to master precision, step."""
+        optimizer, tensors, loop = self.memory.optimizer, self.memory.tensors, self.loop
+        if loop.scales_loss:
+            self._optimizer(unscaling_events())
+        if loop.clips:
+            self._optimizer(clipping_events(tensors.local, tensors.trained_element_bytes))
+        masters = self._master_gradients() if loop.master_weights else []
+        self._optimizer(optimizer.program.events(tensors.local, phase))
+        if loop.scales_loss:
+            self._optimizer(drop_found_inf_events())
+        for block in masters:
+            self.out.free(block)
+
+    def _master_gradients(self) -> list[int]:
+        """fp32 copies of the gradients, each of which is freed once copied."""
+        blocks = []
+        for parameter in self.memory.tensors.local:
+            blocks.append(self.out.alloc(parameter.numel * MASTER_BYTES, _GRADIENTS))
+            if parameter.name in self.gradients:
+                self.out.free(self.gradients.pop(parameter.name))
+        return blocks
+
+    def _forward_and_backward(self, phase: StepPhase) -> None:
         batch, out = self.batch, self.out
         numbers = self.numbers = [-1] * batch.num_blocks
         layers: dict[str, int] = {}
@@ -156,6 +198,7 @@ class _Run:
             kind, block = batch.kinds[j], batch.blocks[j]
             if j == batch.backward_start:
                 thread = "backward"
+                self._make_scaler()
             if kind == Token.ALLOC:
                 label = batch.labels[j]
                 out.phase = batch.phases[label]
@@ -166,7 +209,13 @@ class _Run:
                 out.free(numbers[block])
             elif kind == Token.GRADIENT_READY:
                 name = self._parameter_name(batch.templates[batch.labels[j]], layers)
-                self._gradient_ready(name, numbers[block], phase, gradients, first=first)
+                self._gradient_ready(name, numbers[block], phase)
+
+    def _make_scaler(self) -> None:
+        """The scaler's numbers, when it first scales a loss."""
+        if self.loop.scales_loss and not self.scaler_made:
+            self.scaler_made = True
+            self._optimizer(scaler_state_events())
 
     def _add_workspace(self, thread: str) -> None:
         self.workspace_threads.add(thread)
@@ -177,15 +226,13 @@ class _Run:
         count = seen[template] = seen.get(template, 0) + 1
         return template.replace("*", str(self.memory.tensors.model.num_layers - count), 1)
 
-    def _gradient_ready(
-        self, name: str, block: int, phase: StepPhase, gradients: dict[str, int], *, first: bool
-    ) -> None:
+    def _gradient_ready(self, name: str, block: int, phase: StepPhase) -> None:
         if self.memory.optimizer.layerwise:
             self._optimizer(self.memory.optimizer.program.events((self.parameters[name],), phase))
-        if self.released or not first:
+        if self.released or name in self.gradients:
             self.out.free(block)
         else:
-            gradients[name] = block
+            self.gradients[name] = block
 
     def _optimizer(self, events: list[OptimizerEvent]) -> None:
         out = self.out
@@ -215,7 +262,7 @@ def build_timeline(
     """
     if memory.tensors.placement is Placement.FSDP:
         raise UnsupportedError("parallelism.dp_shard_degree", memory.tensors.shard_degree, "1 for a replay")
-    symbols = {**memory.tensors.model.dims, "b": micro_batch_size, "s": seq_len}
+    symbols = {**memory.tensors.dims, "b": micro_batch_size, "s": seq_len}
     run = _Run(memory, _MicroBatch(program, symbols))
     run.setup()
     starts = []
@@ -228,6 +275,7 @@ def build_timeline(
             kinds=np.array(out.kinds, dtype=np.int8),
             blocks=np.array(out.blocks, dtype=np.int64),
             sizes=np.array(out.sizes, dtype=np.int64),
+            releases=tuple(out.releases),
         ),
         category=np.array(out.categories, dtype=np.int64),
         phase=np.array(out.phases, dtype=np.int64),

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from whatfits.estimator.catalog import ResolvedPlanRequest, fill_optimizer
+from whatfits.estimator.catalog import ResolvedPlanRequest, fill_adapter, fill_optimizer
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
+    Framework,
+    Method,
     OptimizerImplementation,
     OptimizerName,
     OptimizerSpec,
     ParallelismSpec,
+    Precision,
     RunSpec,
     TrainingSpec,
 )
@@ -32,16 +36,43 @@ PLACEMENT_WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One optimizer setting on one placement."""
+    """One optimizer setting on one placement, and how the model is trained."""
 
     optimizer: OptimizerSpec
     placement: Placement
     layerwise: bool
+    method: Method = Method.FULL
+    precision: Precision = Precision.BF16
+    framework: Framework = Framework.PYTORCH
 
     @property
     def words(self) -> str:
-        """The placement for a reader."""
-        return PLACEMENT_WORDS[self.placement] + (", layer-wise update" if self.layerwise else "")
+        """The placement for a reader, with what of the training is not the default."""
+        unusual = (
+            str(value) if value is not default else ""
+            for value, default in (
+                (self.method, Method.FULL),
+                (self.precision, Precision.BF16),
+                (self.framework, Framework.PYTORCH),
+            )
+        )
+        layerwise = "layer-wise update" if self.layerwise else ""
+        return ", ".join(filter(None, (PLACEMENT_WORDS[self.placement], *unusual, layerwise)))
+
+    def training(self, seq_len: int, point: "BatchPoint") -> TrainingSpec:
+        """How the model is trained at one batch point."""
+        return TrainingSpec(
+            method=self.method,
+            framework=self.framework,
+            precision=self.precision,
+            micro_batch_size=point.micro_batch_size,
+            seq_len=seq_len,
+            grad_accum_steps=point.grad_accum_steps,
+            optimizer=self.optimizer,
+            layerwise_update=self.layerwise,
+            activation_checkpointing=point.checkpointing,
+            adapter=fill_adapter(self.method, None),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +87,36 @@ class BatchPoint:
 def choices(request: ResolvedPlanRequest) -> list[Choice]:
     """Every optimizer setting on every placement that is possible, in a fixed order."""
     names = list(OPTIMIZERS) if request.request.optimizers == "all" else list(request.request.optimizers)
-    return [
-        Choice(optimizer=optimizer, placement=placement, layerwise=layerwise)
+    asked = request.request
+    ways = product(
+        dict.fromkeys(asked.methods), dict.fromkeys(asked.precisions), dict.fromkeys(asked.frameworks)
+    )
+    found = [
+        Choice(
+            optimizer=optimizer,
+            placement=placement,
+            layerwise=layerwise,
+            method=method,
+            precision=precision,
+            framework=framework,
+        )
+        for method, precision, framework in ways
         for name in dict.fromkeys(OptimizerName(n) for n in names)
         for optimizer in _settings(name, request)
         for placement, layerwise in _placements(name, request.hardware.num_gpus)
     ]
+    return [choice for choice in found if _is_modelled(choice)]
+
+
+def _is_modelled(choice: Choice) -> bool:
+    """Whether `require_supported` takes the combination of placement and training."""
+    sharded = choice.placement is Placement.FSDP
+    if choice.method is not Method.FULL and (sharded or choice.optimizer.name in RANKED_OPTIMIZERS):
+        return False
+    if choice.layerwise and choice.precision in (Precision.BF16_MASTER, Precision.FP16_MIXED):
+        return False
+    mixed = choice.precision in (Precision.BF16_MIXED, Precision.FP16_MIXED)
+    return sharded or not (choice.framework is Framework.FSDP2 and mixed)
 
 
 def _settings(name: OptimizerName, request: ResolvedPlanRequest) -> Iterator[OptimizerSpec]:
@@ -114,17 +169,7 @@ def run_of(request: ResolvedPlanRequest, stack: dict[str, str], choice: Choice, 
         parallelism = {"dp_replicate_degree": 1, "dp_shard_degree": num_gpus, "zero_stage": 3}
     return RunSpec(
         model=request.model.name if isinstance(asked.model, str) else asked.model,
-        training=TrainingSpec(
-            method=asked.methods[0],
-            framework=asked.frameworks[0],
-            precision=asked.precisions[0],
-            micro_batch_size=point.micro_batch_size,
-            seq_len=request.seq_len,
-            grad_accum_steps=point.grad_accum_steps,
-            optimizer=choice.optimizer,
-            layerwise_update=choice.layerwise,
-            activation_checkpointing=point.checkpointing,
-        ),
+        training=choice.training(request.seq_len, point),
         parallelism=ParallelismSpec(
             **parallelism, gradient_as_bucket_view=choice.placement is Placement.DDP_BUCKET_VIEW
         ),

@@ -87,8 +87,8 @@ def _placement_words(choice: Choice) -> str:
 def _why(search: Search, found: Found) -> str:
     """The cheapest batch point's need against the limit, and its largest terms."""
     point = int(found.median.argmin())
-    number, index = search.locate(point)
-    memory, peaks, grid = found.memories[number], found.peaks[number], search.grids[number]
+    number, index = found.locate(point)
+    memory, peaks, grid = found.memories[number], found.peaks[number], found.grids[number]
     row = int(peaks.row[index])
     parts = breakdown_at(
         memory,

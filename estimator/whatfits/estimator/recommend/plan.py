@@ -42,7 +42,8 @@ def plan_runs(request: PlanRequest) -> Plan:
     started = time.perf_counter()
     resolved = resolve_plan_request(request)
     require_supported_request(resolved.request)
-    require_supported_gpu(resolved.gpu)
+    for precision in resolved.request.precisions:
+        require_supported_gpu(resolved.gpu, precision)
     stack = choose_stack(None)
     options, points = choices(resolved), batch_points(resolved)
     require_supported(run_of(resolved, stack, options[0], points[0]), resolved.model, resolved.gpu)
@@ -65,8 +66,8 @@ def _candidate(
 ) -> Candidate:
     """One shown configuration with its estimate."""
     found, point = result.found[ranked.choice[position]], int(ranked.point[position])
-    number, index = result.locate(point)
-    memory, grid = found.memories[number], result.grids[number]
+    number, index = found.locate(point)
+    memory, grid = found.memories[number], found.grids[number]
     spec = run_of(resolved, stack, found.choice, result.points[point])
     probability = float(found.probability[point])
     estimate = Estimate(

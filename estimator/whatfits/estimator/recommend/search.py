@@ -7,26 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.catalog import ResolvedPlanRequest
-from whatfits.estimator.memory.classes import profile_key
+from whatfits.estimator.memory.classes import profile_key, rank_tensors
 from whatfits.estimator.memory.compose import (
-    PARAM_DTYPE_BYTES,
     OptimizerOnRank,
     RankTensors,
     StepMemory,
     StepPeaks,
 )
 from whatfits.estimator.memory.estimate import Device, table_device_bytes
-from whatfits.estimator.memory.optimizers import build_optimizer_program
+from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import FloatArray, MicroBatchPeak, rounded_sizes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.verdict import FAILS_AT, fit_probability
 from whatfits.estimator.profile import CountTable, load_table
 from whatfits.estimator.recommend.choices import BatchPoint, Choice
-from whatfits.estimator.specs import ActivationCheckpointing
+from whatfits.estimator.specs import ActivationCheckpointing, Framework, Method, Precision, require_kernel
 from whatfits.estimator.time import StepTimes
 from whatfits.estimator.timing import step_times
 
 __all__ = ["Found", "Grid", "Search", "search"]
+
+_Way = tuple[Method, Precision, Framework]
+"""How a choice trains, as far as its profile depends on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +43,11 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One choice at all batch points. Arrays have one entry per point."""
+    """One choice at all batch points. Arrays have one entry per point, `memories` and `peaks` one per grid."""
 
     choice: Choice
     optimizer: OptimizerOnRank
+    grids: tuple[Grid, ...]
     memories: tuple[StepMemory, ...]
     peaks: tuple[StepPeaks, ...]
     nbytes: FloatArray
@@ -60,21 +63,6 @@ class Found:
         result: NDArray[np.bool_] = self.probability > FAILS_AT
         return result
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """All choices at all batch points."""
-
-    points: tuple[BatchPoint, ...]
-    grids: tuple[Grid, ...]
-    found: tuple[Found, ...]
-    device: Device
-
-    @property
-    def size(self) -> int:
-        """Configurations evaluated."""
-        return len(self.points) * len(self.found)
-
     def locate(self, point: int) -> tuple[int, int]:
         """Grid that holds a point, and the point's index in it."""
         for number, grid in enumerate(self.grids):
@@ -84,44 +72,61 @@ class Search:
         raise IndexError(point)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """All choices at all batch points."""
+
+    points: tuple[BatchPoint, ...]
+    found: tuple[Found, ...]
+    device: Device
+
+    @property
+    def size(self) -> int:
+        """Configurations evaluated."""
+        return len(self.points) * len(self.found)
+
+
 @dataclass(slots=True)
 class _Workshop:
     """What choices have in common, built once per search."""
 
     request: ResolvedPlanRequest
+    stack: dict[str, str]
     points: Sequence[BatchPoint]
-    grids: tuple[Grid, ...]
     device: Device
-    tensors: dict[Placement, RankTensors] = field(default_factory=dict)
+    grids: dict[_Way, tuple[Grid, ...]] = field(default_factory=dict)
+    tensors: dict[tuple[_Way, Placement], RankTensors] = field(default_factory=dict)
     shared: dict[tuple[object, ...], MicroBatchPeak] = field(default_factory=dict)
 
-    def tensors_on(self, placement: Placement) -> RankTensors:
-        if placement not in self.tensors:
-            table = self.grids[0].table
-            degree = self.request.hardware.num_gpus if placement is Placement.FSDP else 1
-            self.tensors[placement] = RankTensors(
-                self.request.model, table.parameters, table.buffers, placement, degree
-            )
-        return self.tensors[placement]
+    def grids_of(self, choice: Choice) -> tuple[Grid, ...]:
+        way = _way(choice)
+        if way not in self.grids:
+            self.grids[way] = tuple(_grids(self.request, self.stack, choice, self.points))
+        return self.grids[way]
+
+    def tensors_of(self, choice: Choice) -> RankTensors:
+        key = (_way(choice), choice.placement)
+        if key not in self.tensors:
+            degree = self.request.hardware.num_gpus if choice.placement is Placement.FSDP else 1
+            training = choice.training(self.request.seq_len, self.points[0])
+            table = self.grids_of(choice)[0].table
+            self.tensors[key] = rank_tensors(self.request.model, table, training, choice.placement, degree)
+        return self.tensors[key]
 
     def evaluate(self, choice: Choice) -> Found:
-        program = build_optimizer_program(
-            choice.optimizer,
-            param_dtype_bytes=PARAM_DTYPE_BYTES,
-            hidden_size=self.request.model.hidden_size,
-        )
-        tensors = self.tensors_on(choice.placement)
-        optimizer = OptimizerOnRank(tensors, program, layerwise=choice.layerwise)
+        grids, tensors = self.grids_of(choice), self.tensors_of(choice)
+        loop = loop_of(choice.training(self.request.seq_len, self.points[0]))
+        optimizer = OptimizerOnRank.build(tensors, choice.optimizer, layerwise=choice.layerwise, loop=loop)
         memories = tuple(
             StepMemory(table=g.table, optimizer=optimizer, gpu=self.request.gpu, shared=self.shared)
-            for g in self.grids
+            for g in grids
         )
         peaks = tuple(
             m.peaks(g.sizes, accumulated=g.accumulated, key=j)
-            for j, (m, g) in enumerate(zip(memories, self.grids, strict=True))
+            for j, (m, g) in enumerate(zip(memories, grids, strict=True))
         )
         nbytes = np.empty(len(self.points))
-        for grid, peak in zip(self.grids, peaks, strict=True):
+        for grid, peak in zip(grids, peaks, strict=True):
             nbytes[grid.points] = peak.nbytes
         low, median, high = table_device_bytes(nbytes, choice.placement, self.device)
         usable = self.device.usable
@@ -132,6 +137,7 @@ class _Workshop:
         return Found(
             choice=choice,
             optimizer=optimizer,
+            grids=grids,
             memories=memories,
             peaks=peaks,
             nbytes=nbytes,
@@ -164,32 +170,35 @@ def search(
     device: Device,
 ) -> Search:
     """Memory, fit probability and step time of every choice at every point."""
-    grids = tuple(_grids(request, stack, points))
-    workshop = _Workshop(request, points, grids, device)
+    workshop = _Workshop(request, stack, points, device)
     found = tuple(workshop.evaluate(choice) for choice in choices)
-    return Search(points=tuple(points), grids=grids, found=found, device=device)
+    return Search(points=tuple(points), found=found, device=device)
 
 
-def _grids(request: ResolvedPlanRequest, stack: dict[str, str], points: Sequence[BatchPoint]) -> list[Grid]:
+def _way(choice: Choice) -> _Way:
+    return choice.method, choice.precision, choice.framework
+
+
+def _grids(
+    request: ResolvedPlanRequest, stack: dict[str, str], choice: Choice, points: Sequence[BatchPoint]
+) -> list[Grid]:
     """Points grouped by structure class, with each class's sizes evaluated."""
     groups: dict[tuple[ActivationCheckpointing, bool], list[int]] = {}
     for j, point in enumerate(points):
         groups.setdefault((point.checkpointing, point.micro_batch_size == 1), []).append(j)
     grids = []
-    for (checkpointing, _), members in groups.items():
-        key = profile_key(
-            request.model,
-            precision=request.request.precisions[0],
-            checkpointing=checkpointing,
-            micro_batch_size=points[members[0]].micro_batch_size,
-        )
-        table = load_table(key, stack)
+    for members in groups.values():
+        training = choice.training(request.seq_len, points[members[0]])
+        table = load_table(profile_key(request.model, training), stack)
+        require_kernel(table.kernel, request.model, request.gpu)
         batch = np.array([points[j].micro_batch_size for j in members], dtype=np.int64)
+        rank = {"r": training.adapter.rank} if training.adapter else {}
+        symbols = {**request.model.dims, **rank, "b": batch, "s": request.seq_len}
         grids.append(
             Grid(
                 table=table,
                 points=np.array(members, dtype=np.int64),
-                sizes=rounded_sizes(table, {**request.model.dims, "b": batch, "s": request.seq_len}),
+                sizes=rounded_sizes(table, symbols),
                 accumulated=np.array([points[j].grad_accum_steps > 1 for j in members]),
             )
         )

@@ -36,11 +36,18 @@ from whatfits.estimator.specs.precision import PrecisionDtypes, expand_precision
 from whatfits.estimator.specs.rules import assumptions_of, check_model, check_optimizer, check_run
 from whatfits.estimator.specs.run import RunSpec
 from whatfits.estimator.specs.support import (
+    require_kernel,
     require_supported,
     require_supported_gpu,
     require_supported_request,
 )
-from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, AdapterSpec, OptimizerSpec, TrainingSpec
+from whatfits.estimator.specs.training import (
+    DEFAULT_SEQ_LEN,
+    AdapterSpec,
+    LoopSpec,
+    OptimizerSpec,
+    TrainingSpec,
+)
 from whatfits.estimator.specs.validation import describe_errors, input_errors
 
 __all__ = [
@@ -59,6 +66,7 @@ __all__ = [
     "GpuSpec",
     "HardwareSpec",
     "LinkSpec",
+    "LoopSpec",
     "Loss",
     "MemoryBreakdown",
     "MemoryEstimate",
@@ -90,6 +98,7 @@ __all__ = [
     "describe_errors",
     "expand_precision",
     "input_errors",
+    "require_kernel",
     "require_supported",
     "require_supported_gpu",
     "require_supported_request",

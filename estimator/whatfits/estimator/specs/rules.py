@@ -4,7 +4,7 @@
 run is modelled yet is another question: `whatfits.estimator.specs.support`.
 """
 
-from whatfits.estimator.errors import InputError
+from whatfits.estimator.errors import InputError, UnknownNameError, near_matches
 from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
     Method,
@@ -15,9 +15,22 @@ from whatfits.estimator.specs.hardware import GpuSpec
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS, RANKED_OPTIMIZERS, rank_is_clipped
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.run import RunSpec
-from whatfits.estimator.specs.training import OptimizerSpec
+from whatfits.estimator.specs.training import AdapterSpec, OptimizerSpec
 
-__all__ = ["assumptions_of", "check_model", "check_optimizer", "check_run"]
+__all__ = [
+    "ADAPTER_TARGETS",
+    "ALL_LINEAR",
+    "assumptions_of",
+    "check_adapter",
+    "check_model",
+    "check_optimizer",
+    "check_run",
+]
+
+ADAPTER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear layers of a decoder layer that can carry an adapter."""
+ALL_LINEAR = "all-linear"
+"""peft's word for all of them."""
 
 _FUSED_OPTIMIZERS = frozenset({OptimizerName.SGD, OptimizerName.ADAMW})
 _BLOCK_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -28,7 +41,7 @@ def check_run(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
     """Raise an `InputError` for the first rule a run breaks."""
     check_model(model)
     check_optimizer(run.training.optimizer, model)
-    _check_training(run)
+    _check_training(run, model)
     _check_layerwise_update(run)
     _check_hardware(run, gpu)
     _check_degrees(run, model)
@@ -86,7 +99,7 @@ def _check_block_size(optimizer: OptimizerSpec, field: str) -> None:
         raise InputError(f"{field}.block_size", size, ", ".join(map(str, _BLOCK_SIZES)))
 
 
-def _check_training(run: RunSpec) -> None:
+def _check_training(run: RunSpec, model: ModelSpec) -> None:
     training = run.training
     if training.adapter is not None and training.method is Method.FULL:
         accepted = "nothing for method full; an adapter for lora, qlora or dora"
@@ -94,12 +107,33 @@ def _check_training(run: RunSpec) -> None:
         raise InputError(
             "training.adapter", training.adapter.model_dump(mode="json"), accepted, reason=reason
         )
+    if training.adapter is not None:
+        check_adapter(training.adapter, model)
     policy = training.checkpointing_policy
     if policy is not None and training.activation_checkpointing is not ActivationCheckpointing.SELECTIVE:
         reason = f"a policy was given, but activation_checkpointing is {training.activation_checkpointing}"
         raise InputError(
             "training.checkpointing_policy", policy, "a policy only with selective", reason=reason
         )
+
+
+def check_adapter(adapter: AdapterSpec, model: ModelSpec, *, field: str = "training.adapter") -> None:
+    """Raise an `InputError` where an adapter names a layer there is none of, or a rank out of range."""
+    for number, name in enumerate(adapter.targets or ()):
+        if name not in ADAPTER_TARGETS:
+            accepted = f"{', '.join(ADAPTER_TARGETS)}, or {ALL_LINEAR} alone"
+            raise UnknownNameError(
+                f"{field}.targets[{number}]",
+                name,
+                accepted,
+                suggestions=near_matches(name, (*ADAPTER_TARGETS, ALL_LINEAR)),
+            )
+    if len(set(adapter.targets or ())) < len(adapter.targets or ()):
+        reason = "a layer is named twice"
+        raise InputError(f"{field}.targets", list(adapter.targets or ()), "each layer once", reason=reason)
+    if adapter.rank > model.hidden_size:
+        reason = f"rank {adapter.rank} is above hidden_size {model.hidden_size}"
+        raise InputError(f"{field}.rank", adapter.rank, f"1 to {model.hidden_size}", reason=reason)
 
 
 def _check_layerwise_update(run: RunSpec) -> None:
@@ -111,11 +145,13 @@ def _check_layerwise_update(run: RunSpec) -> None:
         why = f"grad_accum_steps is {training.grad_accum_steps}, and a freed gradient cannot accumulate"
     elif training.gradient_clipping:
         why = "gradient_clipping needs the norm of all gradients, and layerwise_update frees each at once"
+    elif not training.loop.set_grads_to_none:
+        why = "loop.set_grads_to_none is false, which keeps the gradients that layerwise_update frees"
     elif parallelism.dp_replicate_degree > 1:
         degree = parallelism.dp_replicate_degree
         why = f"dp_replicate_degree is {degree}, and DDP reduces gradients after the update would have used them"
     if why is not None:
-        accepted = "false, or true with grad_accum_steps 1, no clipping and dp_replicate_degree 1"
+        accepted = "false, or true with grad_accum_steps 1, no clipping, gradients set to None and dp_replicate_degree 1"
         raise InputError("training.layerwise_update", True, accepted, reason=why)
 
 

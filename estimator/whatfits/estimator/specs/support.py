@@ -4,8 +4,6 @@ from collections.abc import Callable
 
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.specs.enums import (
-    ActivationCheckpointing,
-    Attention,
     Framework,
     Loss,
     Method,
@@ -19,26 +17,20 @@ from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.plan import PlanRequest
 from whatfits.estimator.specs.run import RunSpec
 
-__all__ = ["require_supported", "require_supported_gpu", "require_supported_request"]
+__all__ = ["require_kernel", "require_supported", "require_supported_gpu", "require_supported_request"]
 
-SUPPORTED_METHODS = frozenset({Method.FULL})
 SUPPORTED_FRAMEWORKS = frozenset({Framework.PYTORCH, Framework.FSDP2})
-SUPPORTED_PRECISIONS = frozenset({Precision.BF16})
+SUPPORTED_PRECISIONS = frozenset(Precision) - {Precision.FP8}
 SUPPORTED_OBJECTIVES = frozenset({Objective.THROUGHPUT, Objective.MEMORY})
-_ATTENTIONS = frozenset({Attention.AUTO, Attention.SDPA, Attention.FLASH_ATTENTION_2})
-_CHECKPOINTINGS = frozenset({ActivationCheckpointing.NONE, ActivationCheckpointing.FULL})
 _LARGEST_FLASH_HEAD_DIM = 256
+_BF16_PRECISIONS = frozenset({Precision.BF16, Precision.BF16_MIXED, Precision.BF16_MASTER})
+_MIXED_PRECISIONS = frozenset({Precision.BF16_MIXED, Precision.FP16_MIXED})
 
 _SUPPORTED: tuple[tuple[str, Callable[[RunSpec], object], frozenset[object]], ...] = (
-    ("training.method", lambda run: run.training.method, SUPPORTED_METHODS),
     ("training.framework", lambda run: run.training.framework, SUPPORTED_FRAMEWORKS),
     ("training.precision", lambda run: run.training.precision, SUPPORTED_PRECISIONS),
-    ("training.attention", lambda run: run.training.attention, _ATTENTIONS),
-    ("training.activation_checkpointing", lambda run: run.training.activation_checkpointing, _CHECKPOINTINGS),
-    ("training.loss", lambda run: run.training.loss, frozenset({Loss.STANDARD})),
+    ("training.checkpointing_policy", lambda run: run.training.checkpointing_policy, frozenset({None})),
     ("training.compile", lambda run: run.training.compile, frozenset({False})),
-    ("training.dropout", lambda run: run.training.dropout, frozenset({0.0})),
-    ("training.packed_sequences", lambda run: run.training.packed_sequences, frozenset({False})),
     ("training.target_seq_len", lambda run: run.training.target_seq_len, frozenset({None})),
     ("training.image_size", lambda run: run.training.image_size, frozenset({None})),
     ("parallelism.zero_stage", lambda run: run.parallelism.zero_stage, frozenset({0, 3})),
@@ -57,18 +49,23 @@ _SUPPORTED: tuple[tuple[str, Callable[[RunSpec], object], frozenset[object]], ..
 
 
 def require_supported(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
-    """Raise an `UnsupportedError` for the first option of a valid run that is not modelled yet."""
+    """Raise an `UnsupportedError` for the first option of a valid run that is not modelled yet.
+
+    Whether there is a profile for the run, and what its attention kernel demands (`require_kernel`), shows later.
+    """
     for field, read, supported in _SUPPORTED:
         _require(field, read(run), supported)
-    require_supported_gpu(gpu)
-    _require_flash(model)
+    require_supported_gpu(gpu, run.training.precision)
+    if run.training.seq_len < 2:
+        reason = "a sequence of one token has nothing to predict, and its shapes are not modelled"
+        raise UnsupportedError("training.seq_len", run.training.seq_len, "2 and more", reason=reason)
+    _require_loop(run)
+    _require_method(run, model)
     _require_placement(run)
 
 
 def require_supported_request(request: PlanRequest) -> None:
     """Raise an `UnsupportedError` for the first value of a plan request that is not modelled yet."""
-    for method in request.methods:
-        _require("methods", method, SUPPORTED_METHODS)
     for precision in request.precisions:
         _require("precisions", precision, SUPPORTED_PRECISIONS)
     for framework in request.frameworks:
@@ -76,14 +73,36 @@ def require_supported_request(request: PlanRequest) -> None:
     _require("objective", request.objective, SUPPORTED_OBJECTIVES)
 
 
-def require_supported_gpu(gpu: GpuSpec, *, field: str = "hardware.gpu") -> None:
-    """Raise an `UnsupportedError` for a GPU without a known memory total, or without the flash kernel."""
+def require_supported_gpu(gpu: GpuSpec, precision: Precision, *, field: str = "hardware.gpu") -> None:
+    """Raise an `UnsupportedError` for a GPU without a known memory total, or without the precision in hardware."""
     if gpu.total_bytes is None:
         reason = f"no device report of the usable memory of {gpu.name} is known, and the marketed size is not a limit"
         raise UnsupportedError(field, gpu.id, "a GPU whose memory total is known", reason=reason)
-    if not gpu.supports_flash:
-        reason = f"{gpu.name} ({gpu.compute_capability}) has no bf16 flash attention kernel, the one that is modelled"
-        raise UnsupportedError(field, gpu.id, "a GPU of compute capability 8.0 or above", reason=reason)
+    if precision in _BF16_PRECISIONS and not gpu.supports_bf16:
+        reason = (
+            f"{gpu.name} ({gpu.compute_capability}) has no bf16 arithmetic, and its emulation is not modelled"
+        )
+        accepted = "precision fp32 or fp16_mixed, or a GPU of compute capability 8.0 or above"
+        raise UnsupportedError(field, gpu.id, accepted, reason=reason)
+
+
+def require_kernel(kernel: str, model: ModelSpec, gpu: GpuSpec) -> None:
+    """Raise an `UnsupportedError` where the profile's attention kernel is not the one that would run.
+
+    Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash takes heads of up to 256, padded to a multiple
+    of 8; the efficient kernel wants multiples of 8 in half precision.
+    """
+    if kernel == "flash" and not gpu.supports_flash:
+        reason = (
+            f"{gpu.name} ({gpu.compute_capability}) has no flash attention kernel, the one that was traced"
+        )
+        accepted = "attention eager, or a GPU of compute capability 8.0 or above"
+        raise UnsupportedError("hardware.gpu", gpu.id, accepted, reason=reason)
+    largest = _LARGEST_FLASH_HEAD_DIM if kernel == "flash" else model.head_dim
+    if kernel in ("flash", "efficient", "cudnn") and (model.head_dim % 8 or model.head_dim > largest):
+        reason = f"head_dim {model.head_dim} does not run on the {kernel} kernel as it is"
+        accepted = f"a multiple of 8 up to {_LARGEST_FLASH_HEAD_DIM}, or attention eager"
+        raise UnsupportedError("model.head_dim", model.head_dim, accepted, reason=reason)
 
 
 def _require(field: str, value: object, supported: frozenset[object]) -> None:
@@ -98,19 +117,61 @@ def _word(value: object) -> str:
     return "nothing" if value is None else str(value)
 
 
-def _require_flash(model: ModelSpec) -> None:
-    """The flash kernel takes heads of up to 256; others than multiples of 8 are padded, which is not modelled."""
-    if model.head_dim % 8 or model.head_dim > _LARGEST_FLASH_HEAD_DIM:
-        reason = f"head_dim {model.head_dim} does not run on the flash kernel as it is"
-        accepted = f"a multiple of 8 up to {_LARGEST_FLASH_HEAD_DIM}"
-        raise UnsupportedError("model.head_dim", model.head_dim, accepted, reason=reason)
+def _require_loop(run: RunSpec) -> None:
+    """Conventions of the loop that are not modelled together."""
+    training, loop = run.training, run.training.loop
+    precision = training.precision
+    if training.layerwise_update and precision in (Precision.BF16_MASTER, Precision.FP16_MIXED):
+        what = "copies" if precision is Precision.BF16_MASTER else "unscales"
+        reason = (
+            f"{precision} {what} all gradients before the update, and layerwise_update frees each at once"
+        )
+        accepted = "false with bf16_master and fp16_mixed"
+        raise UnsupportedError("training.layerwise_update", True, accepted, reason=reason)
+    if not loop.set_grads_to_none and precision is Precision.BF16_MASTER:
+        reason = "bf16_master frees each gradient once it is copied to fp32"
+        raise UnsupportedError(
+            "training.loop.set_grads_to_none", False, "true with bf16_master", reason=reason
+        )
+    if loop.keep_outputs and training.grad_accum_steps > 1:
+        reason = f"outputs kept over {training.grad_accum_steps} micro-batches are not modelled yet"
+        raise UnsupportedError(
+            "training.loop.keep_outputs", True, "false with grad_accum_steps above 1", reason=reason
+        )
+    if loop.keep_outputs and training.loss is not Loss.STANDARD:
+        reason = f"the outputs of a {training.loss} loss are not modelled yet"
+        raise UnsupportedError(
+            "training.loop.keep_outputs", True, f"false with loss {training.loss}", reason=reason
+        )
+
+
+def _require_method(run: RunSpec, model: ModelSpec) -> None:
+    training, axes = run.training, run.parallelism
+    if training.method is Method.FULL:
+        return
+    if axes.dp_shard_degree > 1:
+        reason = f"{training.method} adapters of sharded parameters are not modelled yet"
+        raise UnsupportedError(
+            "training.method", str(training.method), "full with dp_shard_degree above 1", reason=reason
+        )
+    name = training.optimizer.name
+    if name in RANKED_OPTIMIZERS:
+        reason = f"{name} projects whole weight matrices, and of {model.name} only adapters train"
+        raise UnsupportedError(
+            "training.optimizer.name", str(name), f"an optimizer without a rank for {training.method}",
+            reason=reason,
+        )  # fmt: skip
 
 
 def _require_placement(run: RunSpec) -> None:
     training, axes = run.training, run.parallelism
-    if training.seq_len < 2:
-        reason = "a sequence of one token has nothing to predict, and its shapes are not modelled"
-        raise UnsupportedError("training.seq_len", training.seq_len, "2 and more", reason=reason)
+    mixed = training.precision in _MIXED_PRECISIONS
+    if training.framework is Framework.FSDP2 and mixed and axes.dp_shard_degree == 1:
+        reason = (
+            f"{training.precision} is a cast when shards are gathered under fsdp2, and nothing is sharded"
+        )
+        accepted = f"pytorch for {training.precision} with dp_shard_degree 1"
+        raise UnsupportedError("training.framework", str(training.framework), accepted, reason=reason)
     if axes.dp_shard_degree == 1:
         return
     if axes.dp_replicate_degree > 1:

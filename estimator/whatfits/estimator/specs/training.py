@@ -16,7 +16,7 @@ from whatfits.estimator.specs.enums import (
     Precision,
 )
 
-__all__ = ["DEFAULT_SEQ_LEN", "AdapterSpec", "OptimizerSpec", "TrainingSpec"]
+__all__ = ["DEFAULT_SEQ_LEN", "AdapterSpec", "LoopSpec", "OptimizerSpec", "TrainingSpec"]
 
 DEFAULT_SEQ_LEN = 2048
 """Sequence length when none is asked for; a model whose maximum is shorter gets its maximum."""
@@ -42,8 +42,19 @@ class AdapterSpec(Spec):
 
     rank: PositiveInt = 16
     """Rank of the adapter."""
-    targets: tuple[str, ...] | None = None
-    """Names of the modules that get one; the method's default when left out."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the linear layers that get one, or `all-linear`; the attention's four for lora and dora and all seven for qlora when left out."""
+
+
+class LoopSpec(Spec):
+    """Single conventions of the training loop, where they differ from the framework's."""
+
+    set_grads_to_none: bool = True
+    """Free gradients after the step instead of filling them with zeros."""
+    keep_outputs: bool = False
+    """Hold the model's outputs, logits included, until the end of the step."""
+    empty_cache_each_step: bool = False
+    """Return the allocator's unused segments to the device before every step."""
 
 
 class TrainingSpec(Spec):
@@ -78,9 +89,11 @@ class TrainingSpec(Spec):
     compile: bool = False
     """Whether the model runs under torch.compile."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout probability."""
+    """Dropout probability of the attention weights."""
     packed_sequences: bool = False
     """Whether several documents share a sequence without attending to each other."""
+    loop: LoopSpec = LoopSpec()
+    """Conventions of the training loop."""
     adapter: AdapterSpec | None = None
     """The adapter, for methods that train one."""
     target_seq_len: PositiveInt | None = None

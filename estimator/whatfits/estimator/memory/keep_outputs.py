@@ -1,0 +1,75 @@
+"""The event program of a loop that holds the model's outputs until the end of the step."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from whatfits.estimator.errors import UnsupportedError
+from whatfits.estimator.profile import CountTable, EventProgram, Token, build_table
+from whatfits.estimator.profile.program import COLUMNS, PARTS, IntArray, PartProgram
+
+__all__ = ["keep_outputs", "table_with_outputs"]
+
+_KIND, _LABEL, _PART, _POSITION = (COLUMNS.index(x) for x in ("kind", "label", "ref_part", "c0"))
+_FORWARD, _END = PARTS.index("forward"), PARTS.index("end")
+_HEAD_PRODUCTS = ("mm", "addmm", "bmm")
+_NOTHING = np.array([Token.LAYER_EXIT, -1, -1, -1, 0, 0, 0], dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def keep_outputs(program: EventProgram) -> EventProgram:
+    """The program with the logits, the one tensor of the outputs besides the loss, freed first when the step ends.
+
+    Source: transformers' `CausalLMOutputWithPast` holds loss and logits (no cache, no attentions, no hidden states).
+
+    Raises:
+        UnsupportedError: the program has no tensor of logits.
+    """
+    release = _reference(program.parts["forward"], _logits_position(program))
+    parts = {name: _without_free(part, release) for name, part in program.parts.items()}
+    end = parts["end"]
+    prefix, body, suffix = (_shift_references(segment) for segment in (end.prefix, end.body, end.suffix))
+    parts["end"] = PartProgram(np.concatenate([release[None, :], prefix]), body, suffix)
+    return replace(program, parts=parts)
+
+
+@lru_cache(maxsize=64)
+def table_with_outputs(program: EventProgram) -> CountTable:
+    """The count table of that program."""
+    return build_table(keep_outputs(program))
+
+
+def _logits_position(program: EventProgram) -> int:
+    """Index of the logits' allocation in the suffix of the forward part."""
+    suffix = program.parts["forward"].suffix
+    for index, token in enumerate(suffix):
+        label = program.labels[token[_LABEL]]
+        is_head = label.module.rpartition(".")[2] == "lm_head" and label.op in _HEAD_PRODUCTS
+        if token[_KIND] == Token.ALLOC and is_head and label.category == "logits_and_loss":
+            return index
+    raise UnsupportedError(
+        "training.loop.keep_outputs", True, "false", reason=f"{program.key.slug} has no tensor of logits"
+    )
+
+
+def _reference(forward: PartProgram, index: int) -> IntArray:
+    """A FREE of the forward suffix's token `index`: it stands behind the prefix and all repetitions of the body."""
+    position = len(forward.prefix) + index
+    return np.array([Token.FREE, -1, -1, _FORWARD, position, len(forward.body), 0], dtype=np.int64)
+
+
+def _without_free(part: PartProgram, reference: IntArray) -> PartProgram:
+    """The part with that FREE turned into a mark without effect, so that no position moves."""
+    segments = [segment.copy() for segment in (part.prefix, part.body, part.suffix)]
+    for segment in segments:
+        found = (segment[:, _KIND] == Token.FREE) & (segment[:, _PART:] == reference[_PART:]).all(axis=1)
+        segment[found] = _NOTHING
+    return PartProgram(*segments)
+
+
+def _shift_references(segment: IntArray) -> IntArray:
+    """References to the end part's own tokens, one position later."""
+    shifted = segment.copy()
+    shifted[shifted[:, _PART] == _END, _POSITION] += 1
+    return shifted
