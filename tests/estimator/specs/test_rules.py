@@ -177,11 +177,11 @@ UNSUPPORTED = [
         "training.loop.set_grads_to_none: bf16_master frees each gradient once it is copied to fp32",
     ),
     (
-        {"training": {"grad_accum_steps": 2, "loop": {"keep_outputs": True}}},
+        {"training": {"grad_accum_steps": 2, "loop": {"keep_outputs": "step"}}},
         "training.loop.keep_outputs: outputs kept over 2 micro-batches are not modelled yet",
     ),
     (
-        {"training": {"loss": "chunked", "loop": {"keep_outputs": True}}},
+        {"training": {"loss": "chunked", "loop": {"keep_outputs": "step"}}},
         "training.loop.keep_outputs: the outputs of a chunked loss are not modelled yet",
     ),
     (
@@ -266,7 +266,7 @@ def test_a_valid_run_that_is_not_modelled_says_what_is(changes: dict[str, Any], 
         {"training": {"method": "dora", "packed_sequences": True, "activation_checkpointing": "selective"}},
         {
             "training": {
-                "loop": {"set_grads_to_none": False, "keep_outputs": True, "empty_cache_each_step": True}
+                "loop": {"set_grads_to_none": False, "keep_outputs": "step", "empty_cache_each_step": True}
             }
         },
         {

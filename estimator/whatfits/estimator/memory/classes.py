@@ -12,6 +12,7 @@ from whatfits.estimator.specs import (
     Attention,
     Dtype,
     Framework,
+    KeepOutputs,
     Method,
     ModelSpec,
     Precision,
@@ -89,9 +90,10 @@ def table_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSp
     Raises:
         UnsupportedError: there is no profile of that class for the stack.
     """
-    if training.loop.keep_outputs:
-        return table_with_outputs(load_program(key, stack))
-    return load_table(key, stack)
+    until = training.loop.keep_outputs
+    if until is KeepOutputs.NO:
+        return load_table(key, stack)
+    return table_with_outputs(load_program(key, stack), until)
 
 
 def program_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSpec) -> EventProgram:
@@ -100,8 +102,7 @@ def program_of(key: ProfileKey, stack: dict[str, str] | None, training: Training
     Raises:
         UnsupportedError: there is no profile of that class for the stack.
     """
-    program = load_program(key, stack)
-    return keep_outputs(program) if training.loop.keep_outputs else program
+    return keep_outputs(load_program(key, stack), training.loop.keep_outputs)
 
 
 def rank_tensors(

@@ -1,4 +1,4 @@
-"""The event program of a loop that holds the model's outputs until the end of the step."""
+"""The event program of a loop that holds the model's outputs longer than the forward pass."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -8,6 +8,7 @@ import numpy as np
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.profile import CountTable, EventProgram, Token, build_table
 from whatfits.estimator.profile.program import COLUMNS, PARTS, IntArray, PartProgram
+from whatfits.estimator.specs import KeepOutputs
 
 __all__ = ["keep_outputs", "table_with_outputs"]
 
@@ -18,16 +19,22 @@ _NOTHING = np.array([Token.LAYER_EXIT, -1, -1, -1, 0, 0, 0], dtype=np.int64)
 
 
 @lru_cache(maxsize=64)
-def keep_outputs(program: EventProgram) -> EventProgram:
-    """The program with the logits, the one tensor of the outputs besides the loss, freed first when the step ends.
+def keep_outputs(program: EventProgram, until: KeepOutputs) -> EventProgram:
+    """The program with the logits, the one tensor of the outputs besides the loss, freed after backward or the step.
 
     Source: transformers' `CausalLMOutputWithPast` holds loss and logits (no cache, no attentions, no hidden states).
 
     Raises:
         UnsupportedError: the program has no tensor of logits.
     """
-    release = _reference(program.parts["forward"], _logits_position(program))
+    if until is KeepOutputs.NO:
+        return program
+    release = _reference(program.parts["forward"], _logits_position(program, until))
     parts = {name: _without_free(part, release) for name, part in program.parts.items()}
+    if until is KeepOutputs.BACKWARD:
+        backward = parts["backward"]
+        parts["backward"] = replace(backward, suffix=np.concatenate([backward.suffix, release[None, :]]))
+        return replace(program, parts=parts)
     end = parts["end"]
     prefix, body, suffix = (_shift_references(segment) for segment in (end.prefix, end.body, end.suffix))
     parts["end"] = PartProgram(np.concatenate([release[None, :], prefix]), body, suffix)
@@ -35,12 +42,12 @@ def keep_outputs(program: EventProgram) -> EventProgram:
 
 
 @lru_cache(maxsize=64)
-def table_with_outputs(program: EventProgram) -> CountTable:
+def table_with_outputs(program: EventProgram, until: KeepOutputs) -> CountTable:
     """The count table of that program."""
-    return build_table(keep_outputs(program))
+    return build_table(keep_outputs(program, until))
 
 
-def _logits_position(program: EventProgram) -> int:
+def _logits_position(program: EventProgram, until: KeepOutputs) -> int:
     """Index of the logits' allocation in the suffix of the forward part."""
     suffix = program.parts["forward"].suffix
     for index, token in enumerate(suffix):
@@ -49,7 +56,7 @@ def _logits_position(program: EventProgram) -> int:
         if token[_KIND] == Token.ALLOC and is_head and label.category == "logits_and_loss":
             return index
     raise UnsupportedError(
-        "training.loop.keep_outputs", True, "false", reason=f"{program.key.slug} has no tensor of logits"
+        "training.loop.keep_outputs", str(until), "no", reason=f"{program.key.slug} has no tensor of logits"
     )
 
 

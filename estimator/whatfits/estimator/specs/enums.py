@@ -9,6 +9,7 @@ __all__ = [
     "Basis",
     "Dtype",
     "Framework",
+    "KeepOutputs",
     "Loss",
     "Method",
     "Objective",
@@ -129,6 +130,17 @@ class Loss(StrEnum):
     STANDARD = "standard"
     CHUNKED = "chunked"
     FUSED_LINEAR = "fused_linear"
+
+
+class KeepOutputs(StrEnum):
+    """How long a training loop holds the model's outputs, of which the logits are the large one."""
+
+    NO = "no"
+    """Only the loss is kept of them."""
+    BACKWARD = "backward"
+    """Until the backward pass is over."""
+    STEP = "step"
+    """Until the optimizer has stepped."""
 
 
 class Offload(StrEnum):

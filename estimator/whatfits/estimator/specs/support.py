@@ -5,6 +5,7 @@ from collections.abc import Callable
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.specs.enums import (
     Framework,
+    KeepOutputs,
     Loss,
     Method,
     Objective,
@@ -133,15 +134,21 @@ def _require_loop(run: RunSpec) -> None:
         raise UnsupportedError(
             "training.loop.set_grads_to_none", False, "true with bf16_master", reason=reason
         )
-    if loop.keep_outputs and training.grad_accum_steps > 1:
+    if loop.keep_outputs is not KeepOutputs.NO and training.grad_accum_steps > 1:
         reason = f"outputs kept over {training.grad_accum_steps} micro-batches are not modelled yet"
         raise UnsupportedError(
-            "training.loop.keep_outputs", True, "false with grad_accum_steps above 1", reason=reason
+            "training.loop.keep_outputs",
+            str(loop.keep_outputs),
+            "no with grad_accum_steps above 1",
+            reason=reason,
         )
-    if loop.keep_outputs and training.loss is not Loss.STANDARD:
+    if loop.keep_outputs is not KeepOutputs.NO and training.loss is not Loss.STANDARD:
         reason = f"the outputs of a {training.loss} loss are not modelled yet"
         raise UnsupportedError(
-            "training.loop.keep_outputs", True, f"false with loss {training.loss}", reason=reason
+            "training.loop.keep_outputs",
+            str(loop.keep_outputs),
+            f"no with loss {training.loss}",
+            reason=reason,
         )
 
 

@@ -9,6 +9,7 @@ from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
     Attention,
     Framework,
+    KeepOutputs,
     Loss,
     Method,
     OptimizerImplementation,
@@ -51,8 +52,8 @@ class LoopSpec(Spec):
 
     set_grads_to_none: bool = True
     """Free gradients after the step instead of filling them with zeros."""
-    keep_outputs: bool = False
-    """Hold the model's outputs, logits included, until the end of the step."""
+    keep_outputs: KeepOutputs = KeepOutputs.NO
+    """How long the model's outputs, logits included, are held."""
     empty_cache_each_step: bool = False
     """Return the allocator's unused segments to the device before every step."""
 
