@@ -10,7 +10,7 @@ __all__ = ["config_of", "run_of"]
 _MODEL_TYPES = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 _METHODS = {"pretrain": "full"}
 _LOOPS: dict[str, dict[str, Any]] = {
-    "vramcalc_bench": {"set_grads_to_none": False, "keep_outputs": True, "empty_cache_each_step": True},
+    "vramcalc_bench": {"set_grads_to_none": False, "keep_outputs": "backward", "empty_cache_each_step": True},
 }
 """The loops of catalog/published/loops.json in the product's words."""
 

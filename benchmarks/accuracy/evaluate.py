@@ -1,0 +1,211 @@
+"""What the product says to one row: with a profile it has, or with a trace of the row's own library stack.
+
+A shipped profile answers where one fits the row's transformers. Where an interpreter with the row's libraries is at
+hand, the same estimate is made from a direct trace in it; everything after the trace is the product's.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from whatfits.estimator.catalog import ResolvedRun, resolve_run
+from whatfits.estimator.memory.classes import profile_key, rank_tensors
+from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
+from whatfits.estimator.memory.estimate import Device, memory_from_replay
+from whatfits.estimator.memory.keep_outputs import keep_outputs
+from whatfits.estimator.memory.loop import loop_of
+from whatfits.estimator.memory.peak import rounded_sizes
+from whatfits.estimator.memory.placement import placement_of
+from whatfits.estimator.memory.replay import ALLOC
+from whatfits.estimator.memory.timeline import Timeline, build_timeline
+from whatfits.estimator.memory.verdict import usable_memory, verdict_of
+from whatfits.estimator.profile import EventProgram, build_table, load_program
+from whatfits.estimator.profile.store import DEFAULT_STACK, find_stack
+from whatfits.estimator.specs import (
+    ActivationCheckpointing,
+    Method,
+    PeakPhase,
+    Precision,
+    RunSpec,
+    require_supported,
+)
+from whatfits.estimator.timing import step_times, time_at
+from whatfits.profiler.trace.child_process import TraceChild
+from whatfits.profiler.trace.classes import class_at
+from whatfits.profiler.trace.direct import program_of_trace
+from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
+
+__all__ = ["Answer", "Interpreters", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One estimate, reduced to what rows are compared with."""
+
+    allocated: int
+    reserved: int
+    requested_by_phase: dict[str, int]
+    """Peak of requested bytes in each phase of the steps after the first."""
+    device_low: int
+    device_high: int
+    verdict: str
+    step_seconds: tuple[float, float, float]
+    """Low, median and high of the 90% interval."""
+    stack: dict[str, str]
+    how: str
+    """`shipped profile` or `direct trace`."""
+    kernel: str
+    seconds: float
+    """What the answer took, a trace included."""
+
+
+class Interpreters:
+    """Children that trace with the libraries of other environments, started when first needed."""
+
+    def __init__(self, pythons: Sequence[str | Path]) -> None:
+        self._pythons = list(pythons)
+        self._children: dict[str, TraceChild] | None = None
+
+    def find(self, stack: Mapping[str, str]) -> TraceChild | None:
+        """The child whose transformers has the row's minor version."""
+        if self._children is None:
+            started = [TraceChild(python, timeout_seconds=900) for python in self._pythons]
+            self._children = {child.stack["transformers"]: child for child in started}
+        return self._children.get(_minor(stack["transformers"]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in (self._children or {}).values():
+            child.close()
+
+
+def evaluate(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpreters) -> Answer:
+    """Estimate a run as its libraries would run it.
+
+    Raises:
+        InputError: the product does not model the run, or has no profile for it; the reason stands in the error.
+    """
+    started = time.perf_counter()
+    resolved = resolve_run(RunSpec.model_validate(run))
+    require_supported(resolved.run, resolved.model, resolved.gpu)
+    child = interpreters.find(stack)
+    program = _shipped(resolved, stack) if child is None else _traced(resolved, child)
+    program = keep_outputs(program, resolved.run.training.loop.keep_outputs)
+    memory, timeline, requested = _compose(resolved, program)
+    device = Device(usable=usable_memory(resolved.gpu, resolved.run.hardware), num_gpus=1)
+    found = memory_from_replay(timeline, requested, resolved.run.allocator, device)
+    assert found.peak_allocated_bytes is not None and found.peak_reserved_bytes is not None, "it was replayed"
+    return Answer(
+        allocated=found.peak_allocated_bytes,
+        reserved=found.peak_reserved_bytes,
+        requested_by_phase=_peaks_by_phase(timeline),
+        device_low=found.device_bytes.low,
+        device_high=found.device_bytes.high,
+        verdict=str(verdict_of(device.probability(found))),
+        step_seconds=_step_seconds(resolved, memory),
+        stack=dict(program.stack),
+        how="shipped profile" if child is None else "direct trace",
+        kernel=program.kernel,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _shipped(resolved: ResolvedRun, stack: Mapping[str, str]) -> EventProgram:
+    """The product's profile of the row's transformers; of the default stack where that version has none.
+
+    5.x releases before the default one differ from it in nothing these rows use.
+    """
+    major = stack["transformers"].partition(".")[0]
+    same = find_stack({"transformers": stack["transformers"]}) if major == "4" else DEFAULT_STACK
+    return load_program(profile_key(resolved.model, resolved.run.training), same)
+
+
+def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
+    training = resolved.run.training
+    adapter = None
+    if training.method is not Method.FULL:
+        assert training.adapter is not None and training.adapter.targets is not None, "filled in by resolve_run"
+        adapter = AdapterOptions(
+            targets=tuple(training.adapter.targets),
+            dora=training.method is Method.DORA,
+            quantized=training.method is Method.QLORA,
+        )
+    precision = Precision.BF16 if training.precision is Precision.BF16_MASTER else training.precision
+    options = StepOptions(
+        architecture=resolved.model.architecture,
+        tie_embeddings=resolved.model.tie_embeddings,
+        precision=str(precision),
+        attention="eager" if training.attention == "eager" else "sdpa",
+        mask="packed" if training.packed_sequences else "none",
+        dropout=training.dropout,
+        checkpointing=str(training.activation_checkpointing),
+        loss=str(training.loss),
+        adapter=adapter,
+    )
+    dims: Dims = {**resolved.model.dims, "b": training.micro_batch_size, "s": training.seq_len}
+    if training.adapter is not None:
+        dims["r"] = training.adapter.rank
+    key = class_at(options, dims).key
+    return program_of_trace(child.trace(dims, options), key, dims["L"], child.stack)
+
+
+def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, Timeline, int]:
+    """The step's memory, its events and its peak of requested bytes, as `estimate_run` puts them together."""
+    run, training = resolved.run, resolved.run.training
+    table = build_table(program)
+    tensors = rank_tensors(resolved.model, table, training, placement_of(run.parallelism), 1)
+    optimizer = OptimizerOnRank.build(
+        tensors, training.optimizer, layerwise=training.layerwise_update, loop=loop_of(training)
+    )
+    memory = StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
+    symbols = {**tensors.dims, "b": training.micro_batch_size, "s": training.seq_len}
+    peaks = memory.peaks(rounded_sizes(table, symbols), accumulated=np.array([training.grad_accum_steps > 1]))
+    timeline = build_timeline(
+        memory,
+        program,
+        micro_batch_size=training.micro_batch_size,
+        seq_len=training.seq_len,
+        grad_accum_steps=training.grad_accum_steps,
+    )
+    return memory, timeline, int(peaks.nbytes[0])
+
+
+def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
+    """Largest sum of requested bytes in each phase, counting what is live when a phase begins."""
+    events = timeline.events
+    size_of = dict(zip(events.blocks[events.kinds == ALLOC].tolist(), events.sizes[events.kinds == ALLOC].tolist(), strict=True))
+    sizes = np.array([size_of[block] for block in events.blocks.tolist()], dtype=np.int64)
+    live = np.cumsum(np.where(events.kinds == ALLOC, sizes, -sizes))
+    before = np.concatenate([[0], live[:-1]])
+    second = timeline.step_starts[1]
+    return {
+        str(phase): int(max(live[second:][here].max(), before[second:][here].max()))
+        for number, phase in enumerate(PeakPhase)
+        if (here := timeline.phase[second:] == number).any()
+    }
+
+
+def _step_seconds(resolved: ResolvedRun, memory: StepMemory) -> tuple[float, float, float]:
+    training = resolved.run.training
+    times = step_times(
+        memory.optimizer,
+        training.optimizer,
+        resolved.gpu,
+        resolved.run.hardware,
+        micro_batch_size=np.array([training.micro_batch_size]),
+        seq_len=training.seq_len,
+        grad_accum_steps=training.grad_accum_steps,
+        checkpointing=training.activation_checkpointing is ActivationCheckpointing.FULL,
+    )
+    found = time_at(times, 0).step_time_seconds
+    return (found.low, found.median, found.high)
