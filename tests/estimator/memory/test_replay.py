@@ -248,3 +248,27 @@ def test_required_completes_and_lies_between_allocated_and_unlimited_reserved(
 
     assert unlimited.peak_allocated_bytes <= required <= unlimited.peak_reserved_bytes
     assert replay(events, mode=mode, capacity_bytes=required).failed_at is None
+
+
+def test_releases_give_unused_segments_back_before_the_event_they_name() -> None:
+    large = 64 << 20
+    kinds = np.array([ALLOC, FREE, ALLOC], dtype=np.int8)
+    blocks, sizes = np.array([0, 0, 1]), np.array([large, 0, 2 * large])
+
+    kept = replay(ReplayEvents(kinds=kinds, blocks=blocks, sizes=sizes))
+    released = replay(ReplayEvents(kinds=kinds, blocks=blocks, sizes=sizes, releases=(0, 2)))
+    at_the_end = replay(ReplayEvents(kinds=kinds[:2], blocks=blocks[:2], sizes=sizes[:2], releases=(2,)))
+
+    assert (kept.peak_reserved_bytes, released.peak_reserved_bytes) == (3 * large, 2 * large)
+    assert (kept.final_reserved_bytes, at_the_end.final_reserved_bytes) == (3 * large, 0)
+
+
+@pytest.mark.parametrize("releases", [(2, 1), (-1,), (4,)])
+def test_releases_outside_the_events_are_refused(releases: tuple[int, ...]) -> None:
+    with pytest.raises(MalformedEventsError, match="releases"):
+        ReplayEvents(
+            kinds=np.array([ALLOC, FREE, ALLOC], dtype=np.int8),
+            blocks=np.array([0, 0, 1]),
+            sizes=np.array([1, 0, 1]),
+            releases=releases,
+        )

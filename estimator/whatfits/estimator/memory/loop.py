@@ -91,8 +91,8 @@ def clipping_events(gradients: Sequence[ParameterTensor], element_bytes: int) ->
 def clipping_bytes(gradients: Sequence[ParameterTensor], element_bytes: int) -> int:
     """Peak of `clipping_events`.
 
-    peak = 512 n + max(round512(4 n c), round512(n s) + 512), with n gradients of s bytes per element, of which the
-    largest has c chunks of 65,536 elements.
+    peak = max(512 n + max(round512(4 n c), round512(n s) + 512), 4 x 512), with n gradients of s bytes per element, of
+    which the largest has c chunks of 65,536 elements.
 
     Source: the events.
     """
@@ -100,7 +100,7 @@ def clipping_bytes(gradients: Sequence[ParameterTensor], element_bytes: int) -> 
     norms = ALLOCATION_GRANULARITY * len(gradients)
     partial = round_allocation(_NUMBER * len(gradients) * chunks)
     stacked = round_allocation(element_bytes * len(gradients))
-    return norms + max(partial, stacked + ALLOCATION_GRANULARITY)
+    return max(norms + max(partial, stacked + ALLOCATION_GRANULARITY), 4 * ALLOCATION_GRANULARITY)
 
 
 def scaler_state_events() -> list[OptimizerEvent]:
