@@ -45,3 +45,12 @@ def test_serve_names_the_missing_extra() -> None:
     assert done.stderr == (
         "error: serve needs the server, which is not installed: pip install 'whatfits[service]'\n"
     )
+
+
+def test_trace_names_the_missing_extra_and_the_other_way() -> None:
+    done = run_bare("trace", "llama-60m")
+    assert done.returncode == 3
+    assert done.stderr == (
+        "error: trace needs torch and transformers, which are not installed here: pip install 'whatfits[agent]', "
+        "or name an environment that has them with --python\n"
+    )

@@ -57,12 +57,12 @@ def _build_one(structure: StructureClass, child: TraceChild, folder: Path) -> bo
         return False
     table = save_profile(compiled.program, path)
     seconds = time.perf_counter() - started
-    verdict = "exact" if compiled.exact else "DIFFERS"
+    verdict = "DIFFERS" if compiled.different else "exact"
     print(
         f"{path.name} {structure.key.slug}: {len(table.row_label)} rows, {seconds:.1f} s, {verdict}",
         flush=True,
     )
-    return compiled.exact
+    return not compiled.different
 
 
 if __name__ == "__main__":

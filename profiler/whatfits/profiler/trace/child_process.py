@@ -110,7 +110,7 @@ class TraceChild:
             )
         except OSError as error:
             self._stderr.close()
-            raise InterpreterError(f"{python}: cannot be started ({error.strerror})") from error
+            raise InterpreterError(f"cannot be started ({error.strerror})") from error
         try:
             introduction = self._receive()
         except BaseException:

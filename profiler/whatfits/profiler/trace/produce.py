@@ -16,7 +16,7 @@ from whatfits.profiler.trace.options import Dims
 from whatfits.profiler.trace.sizes import SizeFitError
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
-__all__ = ["Compiled", "HeldOut", "compile_and_verify", "produce"]
+__all__ = ["Compiled", "HeldOut", "Produced", "compile_and_verify", "produce"]
 
 _SHOWN_REASON = 1000
 
@@ -32,24 +32,33 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """What came of a class.
+    """A compiled class and every point it was held against."""
+
+    program: EventProgram
+    table: CountTable
+    held_out: tuple[HeldOut, ...]
+
+    @property
+    def different(self) -> tuple[HeldOut, ...]:
+        """The points at which it is not what the code does."""
+        return tuple(point for point in self.held_out if not point.comparison.exact)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Produced:
+    """What came of a class at one point.
 
     Attributes:
-        program: of the class, or of one direct trace.
-        table: of the class; none for a direct trace.
-        held_out: every point the program was compared at.
-        fallback: why it is a direct trace, none for a class.
+        program: of the whole class, or of the direct trace alone.
+        trace: the direct trace of the point.
+        held_out: every point the class was held against.
+        fallback: why the program is of the direct trace alone; none where the class compiled and is exact.
     """
 
     program: EventProgram
-    table: CountTable | None
+    trace: Trace
     held_out: tuple[HeldOut, ...]
     fallback: str | None
-
-    @property
-    def exact(self) -> bool:
-        """Whether the compiled class equals every direct trace it was held against."""
-        return self.fallback is None and all(point.comparison.exact for point in self.held_out)
 
 
 def compile_and_verify(
@@ -60,7 +69,7 @@ def compile_and_verify(
     Raises:
         StructureError: the class does not follow the pattern.
         SizeFitError: a size has no expression of the searched form.
-        ValueError: the program has no table.
+        ValueError: the program has no table, or does not cover a point.
     """
     program = compile_program(structure.key, structure.points, structure.symbols, stack, trace)
     table = build_table(program)
@@ -69,30 +78,20 @@ def compile_and_verify(
         direct = trace(dims)
         comparison = compare_with_trace(program, table, direct, dims)
         held_out.append(HeldOut(dims=dims, trace=direct, comparison=comparison))
-    return Compiled(program=program, table=table, held_out=tuple(held_out), fallback=None)
+    return Compiled(program=program, table=table, held_out=tuple(held_out))
 
 
-def produce(structure: StructureClass, stack: dict[str, str], trace: Tracer, dims: Dims) -> Compiled:
-    """Compile a class, verify it at its held-out points and at `dims`; a direct trace of `dims` where that fails."""
+def produce(structure: StructureClass, stack: dict[str, str], trace: Tracer, dims: Dims) -> Produced:
+    """Compile a class and verify it, at `dims` too; a direct trace of `dims` alone where that fails."""
+    held_out: tuple[HeldOut, ...] = ()
     try:
         compiled = compile_and_verify(structure, stack, trace, [*held_out_points(structure), dims])
     except (StructureError, SizeFitError, ValueError) as error:
-        return _direct(structure, stack, trace(dims), dims, (), str(error))
-    if compiled.exact:
-        return compiled
-    different = [point for point in compiled.held_out if not point.comparison.exact]
-    reason = f"the compiled program differs from a direct trace at {different[0].dims}"
-    last = compiled.held_out[-1]
-    return _direct(structure, stack, last.trace, dims, compiled.held_out, reason)
-
-
-def _direct(
-    structure: StructureClass,
-    stack: dict[str, str],
-    trace: Trace,
-    dims: Dims,
-    held_out: tuple[HeldOut, ...],
-    reason: str,
-) -> Compiled:
-    program = program_of_trace(trace, structure.key, dims["L"], stack)
-    return Compiled(program=program, table=None, held_out=held_out, fallback=reason[:_SHOWN_REASON])
+        direct, fallback = trace(dims), str(error)[:_SHOWN_REASON]
+    else:
+        direct, held_out = compiled.held_out[-1].trace, compiled.held_out
+        if not compiled.different:
+            return Produced(program=compiled.program, trace=direct, held_out=held_out, fallback=None)
+        fallback = f"the compiled class differs from a direct trace at {compiled.different[0].dims}"
+    program = program_of_trace(direct, structure.key, dims["L"], stack)
+    return Produced(program=program, trace=direct, held_out=held_out, fallback=fallback)
