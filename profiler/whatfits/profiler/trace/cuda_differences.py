@@ -24,6 +24,15 @@ import transformers.masking_utils
 from whatfits.profiler.trace.storages import DeviceStep, StorageRecorder, running_node
 
 _FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+_aten = torch.ops.aten
+_IN_PLACE_IN_FORMULAS = {
+    _aten.scatter.src: _aten.scatter_.src,
+    _aten.scatter.value: _aten.scatter_.value,
+    _aten.scatter_add.default: _aten.scatter_add_.default,
+    _aten.index_put.default: _aten.index_put_.default,
+    _aten._index_put_impl.default: _aten._index_put_impl_.default,
+}
+"""Ops that backward formulas apply to a tensor of their own making, with what a device runs instead."""
 _USES_OF_AN_UNSHARED_TENSOR = 4
 """Tensor references seen from a dispatch mode when the engine's buffer holds the only other one."""
 _USES_OF_AN_UNSHARED_STORAGE = 2
@@ -97,7 +106,27 @@ def flash_backward_temporaries(func: Any, args: tuple[Any, ...]) -> list[int]:
 
 def in_place_on_device(func: Any, args: tuple[Any, ...], recorder: StorageRecorder) -> Any:
     """The op a device runs in place of this one of backward, on its first argument; None if it allocates as well."""
-    return torch.ops.aten.add_.Tensor if accumulates_in_place(func, args, recorder) else None
+    if accumulates_in_place(func, args, recorder):
+        return torch.ops.aten.add_.Tensor
+    in_place = _IN_PLACE_IN_FORMULAS.get(func)
+    return in_place if in_place is not None and _made_by_running_formula(args[0], recorder) else None
+
+
+def _made_by_running_formula(tensor: torch.Tensor, recorder: StorageRecorder) -> bool:
+    """Whether the backward formula that runs has itself just allocated this tensor.
+
+    Formulas such as that of `gather` scatter into zeros of their own, out of place only where a mode looks on.
+
+    Source: torch/csrc/autograd/FunctionsManual.cpp and aten/src/ATen/native/ReduceAllOps.cpp, the branches on
+    `areAnyTensorSubclassLike`. Confirmed event for event on recorded device histories.
+    """
+    block, node = recorder.block_of(tensor), running_node()
+    return (
+        not torch.is_grad_enabled()
+        and node is not None
+        and block is not None
+        and recorder.producer.get(block) == node
+    )
 
 
 def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageRecorder) -> bool:
@@ -148,6 +177,7 @@ def cuda_semantics() -> Iterator[None]:
         (F, "scaled_dot_product_attention", flash_attention),
         (transformers.masking_utils, "is_tracing", lambda *_args, **_kwargs: False),
     ]
+    replaced = [x for x in replaced if hasattr(x[0], x[1])]  # transformers 4 has no `is_tracing`
     before = [getattr(owner, name) for owner, name, _ in replaced]
     for owner, name, value in replaced:
         setattr(owner, name, value)

@@ -26,10 +26,10 @@ class DeviceStep:
     """One step of what an op's device kernel does with memory.
 
     allocate: a hidden temporary of `value` bytes (none if 0). free: the temporary allocated by the step at index `value`.
-    output: the op's `value`-th output tensor, None counted too.
+    output: the op's `value`-th output tensor, None counted too. host: that output lies in the host's memory.
     """
 
-    kind: Literal["allocate", "free", "output"]
+    kind: Literal["allocate", "free", "output", "host"]
     value: int
 
 
@@ -96,6 +96,13 @@ class StorageRecorder(TorchDispatchMode):
         key = storage._cdata
         self._live[key] = (-1, weakref.ref(storage, lambda _: self._live.pop(key, None)))
 
+    def adopt(self, tensor: torch.Tensor) -> int:
+        """Take in a storage that exists already and whose end is an event; returns its block, which has no `Alloc`."""
+        storage = tensor.untyped_storage()
+        block, self._next_block = self._next_block, self._next_block + 1
+        self._follow(storage, block)
+        return block
+
     def mark(self, kind: MarkKind, name: str, block: int = -1) -> None:
         """Append a marker."""
         self.tokens.append(Mark(kind, name, block))
@@ -113,7 +120,12 @@ class StorageRecorder(TorchDispatchMode):
         if self.phase == "backward":
             in_place = self._in_place(func, args, self)
             if in_place is not None:
-                in_place(*args, **kwargs)
+                result = in_place(*args, **kwargs)
+                self._record_op(
+                    in_place.overloadpacket.__name__,
+                    result,
+                    self._temporaries(in_place, args, kwargs, result),
+                )
                 return args[0]
         result = func(*args, **kwargs)
         self._record_op(func.overloadpacket.__name__, result, self._temporaries(func, args, kwargs, result))
@@ -122,7 +134,7 @@ class StorageRecorder(TorchDispatchMode):
     def _record_op(self, op: str, result: Any, steps: Sequence[DeviceStep]) -> None:
         """Append an op's outputs and hidden temporaries in the order of its steps."""
         outputs = tree_leaves(result)
-        named = {step.value for step in steps if step.kind == "output"}
+        named = {step.value for step in steps if step.kind in ("output", "host")}
         for number, leaf in enumerate(outputs):
             if number not in named:
                 self._record(leaf, op)
@@ -130,6 +142,8 @@ class StorageRecorder(TorchDispatchMode):
         for index, step in enumerate(steps):
             if step.kind == "output":
                 self._record(outputs[step.value], op)
+            elif step.kind == "host":
+                self.ignore(outputs[step.value])
             elif step.kind == "free":
                 self._free_temporary(temporaries.pop(step.value, None))
             elif step.value:
@@ -155,6 +169,11 @@ class StorageRecorder(TorchDispatchMode):
             return
         block = self._new_block(storage.nbytes(), op, internal=False)
         self.producer[block] = running_node()
+        self._follow(storage, block)
+
+    def _follow(self, storage: torch.UntypedStorage, block: int) -> None:
+        """Report the storage's end as the block's."""
+        key = storage._cdata
 
         def freed(_: Any) -> None:
             self._free(key, block)
