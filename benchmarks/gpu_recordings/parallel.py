@@ -18,8 +18,25 @@ def setup() -> None:
 def specs() -> list[dict[str, Any]]:
     """Layouts of one rank."""
     base = {"model": "tiny", "b": 2, "s": 256, "precision": "bf16", "layers": 4, "steps": 3}
-    found = [{**base, "layout": "ddp", **extra} for extra in ({}, {"view": True}, {"accum": 2}, {"precision": "bf16_mixed"}, {"model": "llama-130m", "layers": 12})]
-    for extra in ({}, {"reshard": False}, {"mixed": True}, {"checkpointing": "non_reentrant"}, {"accum": 2}, {"model": "llama-130m", "layers": 12}, {"model": "llama-130m", "layers": 12, "mixed": True}):
+    found = [
+        {**base, "layout": "ddp", **extra}
+        for extra in (
+            {},
+            {"view": True},
+            {"accum": 2},
+            {"precision": "bf16_mixed"},
+            {"model": "llama-130m", "layers": 12},
+        )
+    ]
+    for extra in (
+        {},
+        {"reshard": False},
+        {"mixed": True},
+        {"checkpointing": "non_reentrant"},
+        {"accum": 2},
+        {"model": "llama-130m", "layers": 12},
+        {"model": "llama-130m", "layers": 12, "mixed": True},
+    ):
         found.append({**base, "layout": "fsdp2", **extra})
     return found
 
@@ -34,11 +51,17 @@ def train(spec: dict[str, Any], run: Run) -> None:
     run.notes["used_before_wrap"] = used()
     run.mark("wrap", -1)
     if spec["layout"] == "ddp":
-        model: Any = torch.nn.parallel.DistributedDataParallel(built, gradient_as_bucket_view=spec.get("view", False))
+        model: Any = torch.nn.parallel.DistributedDataParallel(
+            built, gradient_as_bucket_view=spec.get("view", False)
+        )
     else:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if spec.get("mixed") else MixedPrecisionPolicy()
+        policy = (
+            MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            if spec.get("mixed")
+            else MixedPrecisionPolicy()
+        )
         for layer in built.model.layers:
             fully_shard(layer, mp_policy=policy, reshard_after_forward=spec.get("reshard", True))
         fully_shard(built, mp_policy=policy, reshard_after_forward=spec.get("reshard", True))

@@ -136,7 +136,13 @@ def tied_specs() -> Iterator[dict[str, Any]]:
         yield {"model": "tiny-tied", "precision": p, "checkpointing": "non_reentrant", "b": 1, "s": 500}
         yield {"precision": p, "layerwise": True, "b": 4}
     for p in ("bf16", "bf16_mixed", "fp32"):
-        for extra in ({}, {"checkpointing": "non_reentrant"}, {"dora": True}, {"base": "fp32"}, {"targets": "all-linear", "lora_dropout": 0.1}):
+        for extra in (
+            {},
+            {"checkpointing": "non_reentrant"},
+            {"dora": True},
+            {"base": "fp32"},
+            {"targets": "all-linear", "lora_dropout": 0.1},
+        ):
             yield {"precision": p, "lora": 8, **extra}
     for optimizer in OPTIMIZERS:
         yield {"optimizer": optimizer, "layers": 2, "steps": 4}
@@ -152,8 +158,21 @@ def published_specs() -> Iterator[dict[str, Any]]:
 
 def expandable_specs() -> Iterator[dict[str, Any]]:
     """To be run with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."""
-    for model, b, s in (("tiny", 2, 256), ("tiny", 3, 1000), ("tiny", 1, 500), ("llama-60m", 16, 512), ("llama-130m", 5, 777), ("llama-350m", 4, 1024)):
-        for extra in ({}, {"checkpointing": "non_reentrant"}, {"optimizer": "adamw_fused"}, {"precision": "bf16_mixed"}, {"accum": 2}):
+    for model, b, s in (
+        ("tiny", 2, 256),
+        ("tiny", 3, 1000),
+        ("tiny", 1, 500),
+        ("llama-60m", 16, 512),
+        ("llama-130m", 5, 777),
+        ("llama-350m", 4, 1024),
+    ):
+        for extra in (
+            {},
+            {"checkpointing": "non_reentrant"},
+            {"optimizer": "adamw_fused"},
+            {"precision": "bf16_mixed"},
+            {"accum": 2},
+        ):
             yield {"model": model, "b": b, "s": s, **extra}
 
 
@@ -228,6 +247,11 @@ def main() -> None:
             spec = {**BASE, **given, **({"s": 16, "layers": 2, "b": 1, "steps": 2} if small else {})}
             if number % shards == shard:
                 recorder.case(spec, variants.train(spec))
+    elif part == "capped":
+        import caps
+
+        for spec in caps.capped_specs():
+            recorder.case(spec, lambda run, spec=spec: caps.train_capped(spec, run))
     elif part == "parallel":
         import parallel
 
@@ -239,7 +263,14 @@ def main() -> None:
     else:
         import steps
 
-        specs = {"steps": step_specs, "older": older_specs, "speed": speed_specs, "tied": tied_specs, "published": published_specs, "expandable": expandable_specs}[part]()
+        specs = {
+            "steps": step_specs,
+            "older": older_specs,
+            "speed": speed_specs,
+            "tied": tied_specs,
+            "published": published_specs,
+            "expandable": expandable_specs,
+        }[part]()
         if small:
             for model in steps.MODELS.values():
                 model |= {"V": 512, "h": 64 if model["a"] <= 16 else 256, "i": 96}

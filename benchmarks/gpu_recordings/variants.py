@@ -73,8 +73,17 @@ def build(plain: Any, spec: dict[str, Any]) -> nn.Module:
     if spec.get("loss") == "fused_linear":
         import liger_kernel.transformers as liger
 
-        patch = {"llama": liger.apply_liger_kernel_to_llama, "qwen2": liger.apply_liger_kernel_to_qwen2}[inner.config.model_type]
-        patch(rope=False, cross_entropy=False, fused_linear_cross_entropy=True, rms_norm=False, swiglu=False, model=inner)
+        patch = {"llama": liger.apply_liger_kernel_to_llama, "qwen2": liger.apply_liger_kernel_to_qwen2}[
+            inner.config.model_type
+        ]
+        patch(
+            rope=False,
+            cross_entropy=False,
+            fused_linear_cross_entropy=True,
+            rms_norm=False,
+            swiglu=False,
+            model=inner,
+        )
     elif spec.get("loss") == "chunked":
         head = inner.lm_head.forward
         inner.lm_head.forward = lambda hidden: [head(part) for part in hidden.tensor_split(8, dim=1)]
@@ -119,7 +128,12 @@ def checkpoint(model: Any, policy: str, *, adapter: bool) -> None:
     """Checkpoint layers 0, k, 2 k, ... or all of them but for some operations."""
     if adapter:
         model.enable_input_require_grads()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **({"context_fn": contexts} if policy == "ops" else {})})
+    model.gradient_checkpointing_enable(
+        gradient_checkpointing_kwargs={
+            "use_reentrant": False,
+            **({"context_fn": contexts} if policy == "ops" else {}),
+        }
+    )
     period = 1 if policy == "ops" else int(policy[6:])
     for name, module in model.named_modules():
         parent, _, last = name.rpartition(".")
@@ -142,7 +156,13 @@ def quantized(spec: dict[str, Any]) -> nn.Module:
                 module.in_features, module.out_features, module.bias is not None,
                 compute_dtype=half, compress_statistics=True, quant_type="nf4", device="meta",
             )  # fmt: skip
-            layer.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer)._quantize(DEVICE)
+            layer.weight = bnb.nn.Params4bit(
+                module.weight.data,
+                requires_grad=False,
+                compress_statistics=True,
+                quant_type="nf4",
+                module=layer,
+            )._quantize(DEVICE)
             layer.bias = module.bias
             setattr(model.get_submodule(parent), last, layer)
     model.is_loaded_in_4bit = True
