@@ -1,12 +1,19 @@
 """Build the model to be traced: unchanged Hugging Face code, on `meta` without any weights."""
 
-import torch
-from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from typing import Any
 
+import torch
+import transformers
+from torch import nn
+
+from whatfits.profiler.trace.checkpoints import checkpoint_layers
+from whatfits.profiler.trace.losses import install_loss
 from whatfits.profiler.trace.options import Dims, StepOptions
 
-__all__ = ["build_model", "parameter_role", "traced_parameters"]
+__all__ = ["CONFIGS", "build_model", "causal_model", "parameter_role", "traced_parameters"]
+
+CONFIGS: dict[str, str] = {"LlamaForCausalLM": "LlamaConfig", "Qwen2ForCausalLM": "Qwen2Config"}
+"""Configuration class of each architecture, both by their names in transformers."""
 
 _STORED = {
     "fp32": torch.float32,
@@ -14,11 +21,38 @@ _STORED = {
     "bf16_mixed": torch.float32,
     "fp16_mixed": torch.float32,
 }
+_FROZEN = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Module:
-    """Instantiate the model with the given dims in training mode, without allocating weights on `meta`."""
-    config = LlamaConfig(
+    """Instantiate the model in training mode, without allocating weights on `meta`.
+
+    Adapter, checkpointing and loss are added in the order users add them: peft around the model, then
+    checkpointing.
+
+    Raises:
+        NotImplementedError: the architecture has no configuration here.
+    """
+    with torch.device(device):
+        model: Any = getattr(transformers, options.architecture)._from_config(
+            _make_config(dims, options), dtype=_stored_dtype(options), attn_implementation=options.attention
+        )
+    install_loss(model, options.loss)
+    if options.adapter is not None:
+        from whatfits.profiler.trace.adapters import attach_adapter  # noqa: PLC0415  (peft is needed for this alone)
+
+        model = attach_adapter(model, options.adapter, rank=dims["r"], precision=options.precision)
+    checkpoint_layers(model, options.checkpointing)
+    model.train()
+    built: nn.Module = model
+    return built
+
+
+def _make_config(dims: Dims, options: StepOptions) -> Any:
+    if options.architecture not in CONFIGS:
+        known = ", ".join(CONFIGS)
+        raise NotImplementedError(f"no configuration for {options.architecture}, only for {known}")
+    return getattr(transformers, CONFIGS[options.architecture])(
         num_hidden_layers=dims["L"],
         hidden_size=dims["h"],
         intermediate_size=dims["i"],
@@ -27,24 +61,25 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
         head_dim=dims["d"],
         vocab_size=dims["V"],
         tie_word_embeddings=options.tie_embeddings,
+        attention_dropout=options.dropout,
         pad_token_id=None,
         bos_token_id=None,
         eos_token_id=None,
         use_cache=False,
     )
-    with torch.device(device):
-        model = LlamaForCausalLM._from_config(
-            config, dtype=_STORED[options.precision], attn_implementation="sdpa"
-        )
-    if options.checkpointing == "full":
-        # `gradient_checkpointing_enable` is its name in earlier releases.
-        enable = (
-            getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
-    model.train()
-    built: nn.Module = model
-    return built
+
+
+def _stored_dtype(options: StepOptions) -> torch.dtype:
+    """Dtype of the weights; under a mixed precision an adapter's frozen base may be narrower than fp32."""
+    stored = _STORED[options.precision]
+    mixed = options.precision.endswith("_mixed")
+    return _FROZEN[options.adapter.frozen] if options.adapter is not None and mixed else stored
+
+
+def causal_model(model: nn.Module) -> nn.Module:
+    """The Hugging Face model itself, which computes the loss, inside whatever peft put around it."""
+    inner: nn.Module = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return inner
 
 
 def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
@@ -54,7 +89,7 @@ def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     owner = model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, nn.Embedding):
         return "embedding"
-    return "head" if owner is getattr(model, "lm_head", None) else "linear"
+    return "head" if owner is getattr(causal_model(model), "lm_head", None) else "linear"
 
 
 def traced_parameters(model: nn.Module) -> tuple[tuple[str, tuple[int, ...], int, str, bool], ...]:

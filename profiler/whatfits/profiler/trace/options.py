@@ -18,6 +18,10 @@ class AdapterOptions:
     quantized: bool = False
     """Whether the frozen weights are 4-bit (QLoRA)."""
     dropout: float = 0.0
+    frozen: str = "fp32"
+    """fp32 | bf16. Dtype of the frozen weights under a mixed precision; a pure precision stores everything alike."""
+    autocast_adapter: bool = True
+    """Whether peft stores the adapter in fp32 over a half-precision base, its default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class StepOptions:
     dropout: float = 0.0
     """Attention dropout."""
     checkpointing: str = "none"
-    """none | full | selective"""
+    """none | full | every_<k> | ops. Which activations are computed again; see `checkpoints`."""
     loss: str = "standard"
     """standard | chunked | fused_linear"""
     adapter: AdapterOptions | None = None
