@@ -11,12 +11,15 @@ PORT ?= 8000
 HOST ?= 127.0.0.1
 WORKERS ?= 2
 TESTS ?= tests
+# Pythons of environments with other library versions, separated by ":", and a checkout of lit-gpt (make accuracy).
+STACK_PYTHON ?=
+LITGPT ?=
 BIN := $(VENV)/bin
 SOURCES := estimator optim_impls profiler service web
 CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
 
-.PHONY: help setup serve test check format verify bench profiles gpu-first clean
+.PHONY: help setup serve test check format verify bench accuracy profiles gpu-first clean
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,8 +48,12 @@ format: $(VENV)/.dev ## rewrite the sources as `make check` wants them
 verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
 	$(BIN)/python tests/verify/run.py
 
-bench: $(VENV)/.dev ## measure speed on this machine; writes benchmarks/
+bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; writes benchmarks/
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+	STACK_PYTHON='$(STACK_PYTHON)' $(BIN)/python benchmarks/peers/run.py
+
+accuracy: $(VENV)/.dev ## compare estimates with published and recorded runs; writes docs/accuracy.md
+	$(BIN)/python benchmarks/accuracy/run.py --stack-python '$(STACK_PYTHON)' $(if $(LITGPT),--litgpt '$(LITGPT)')
 
 profiles: $(VENV)/.dev ## trace the models again and rebuild the shipped memory profiles
 	$(BIN)/python -m whatfits.profiler.trace.build_profiles

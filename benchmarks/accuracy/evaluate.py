@@ -39,7 +39,7 @@ from whatfits.profiler.trace.classes import class_at
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
-__all__ = ["Answer", "Interpreters", "evaluate"]
+__all__ = ["Answer", "Interpreters", "Prepared", "answer", "evaluate", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +48,12 @@ class Answer:
 
     allocated: int
     reserved: int
+    required: int
+    """The smallest cap on segments under which the step completes."""
     requested_by_phase: dict[str, int]
     """Peak of requested bytes in each phase of the steps after the first."""
     device_low: int
+    device_median: int
     device_high: int
     verdict: str
     step_seconds: tuple[float, float, float]
@@ -77,6 +80,11 @@ class Interpreters:
             self._children = {child.stack["transformers"]: child for child in started}
         return self._children.get(_minor(stack["transformers"]))
 
+    def versions(self) -> list[str]:
+        """Libraries of the children that were started, in words."""
+        children = (self._children or {}).values()
+        return [", ".join(f"{name} {v}" for name, v in sorted(child.versions.items())) for child in children]
+
     def __enter__(self) -> Self:
         return self
 
@@ -85,12 +93,31 @@ class Interpreters:
             child.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run with everything but the memory limit decided."""
+
+    resolved: ResolvedRun
+    program: EventProgram
+    memory: StepMemory
+    timeline: Timeline
+    requested: int
+    how: str
+    seconds: float
+
+
 def evaluate(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpreters) -> Answer:
     """Estimate a run as its libraries would run it.
 
     Raises:
-        InputError: the product does not model the run, or has no profile for it; the reason stands in the error.
+        WhatfitsError: the product does not model the run, or has no profile for it; the reason stands in the error.
+        TraceError: it cannot be traced with the row's libraries.
     """
+    return answer(prepare(run, stack, interpreters))
+
+
+def prepare(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpreters) -> Prepared:
+    """Everything up to the replay; raises as `evaluate` does."""
     started = time.perf_counter()
     resolved = resolve_run(RunSpec.model_validate(run))
     require_supported(resolved.run, resolved.model, resolved.gpu)
@@ -98,21 +125,41 @@ def evaluate(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interp
     program = _shipped(resolved, stack) if child is None else _traced(resolved, child)
     program = keep_outputs(program, resolved.run.training.loop.keep_outputs)
     memory, timeline, requested = _compose(resolved, program)
-    device = Device(usable=usable_memory(resolved.gpu, resolved.run.hardware), num_gpus=1)
-    found = memory_from_replay(timeline, requested, resolved.run.allocator, device)
-    assert found.peak_allocated_bytes is not None and found.peak_reserved_bytes is not None, "it was replayed"
+    return Prepared(
+        resolved=resolved,
+        program=program,
+        memory=memory,
+        timeline=timeline,
+        requested=requested,
+        how="shipped profile" if child is None else "direct trace",
+        seconds=time.perf_counter() - started,
+    )
+
+
+def answer(prepared: Prepared, memory_cap_bytes: int | None = None) -> Answer:
+    """The estimate, on a device that leaves the run no more than a limit."""
+    started = time.perf_counter()
+    resolved, timeline = prepared.resolved, prepared.timeline
+    hardware = resolved.run.hardware.model_copy(update={"memory_cap_bytes": memory_cap_bytes})
+    device = Device(usable=usable_memory(resolved.gpu, hardware), num_gpus=1)
+    found = memory_from_replay(timeline, prepared.requested, resolved.run.allocator, device)
+    allocated, reserved = found.peak_allocated_bytes, found.peak_reserved_bytes
+    required = found.required_reserved_bytes
+    assert None not in (allocated, reserved, required), "replayed"
     return Answer(
-        allocated=found.peak_allocated_bytes,
-        reserved=found.peak_reserved_bytes,
+        allocated=allocated or 0,
+        reserved=reserved or 0,
+        required=required or 0,
         requested_by_phase=_peaks_by_phase(timeline),
         device_low=found.device_bytes.low,
+        device_median=found.device_bytes.median,
         device_high=found.device_bytes.high,
         verdict=str(verdict_of(device.probability(found))),
-        step_seconds=_step_seconds(resolved, memory),
-        stack=dict(program.stack),
-        how="shipped profile" if child is None else "direct trace",
-        kernel=program.kernel,
-        seconds=time.perf_counter() - started,
+        step_seconds=_step_seconds(resolved, prepared.memory),
+        stack=dict(prepared.program.stack),
+        how=prepared.how,
+        kernel=prepared.program.kernel,
+        seconds=prepared.seconds + time.perf_counter() - started,
     )
 
 
@@ -134,7 +181,8 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
     training = resolved.run.training
     adapter = None
     if training.method is not Method.FULL:
-        assert training.adapter is not None and training.adapter.targets is not None, "filled in by resolve_run"
+        assert training.adapter is not None, "a run with an adapter says which"
+        assert training.adapter.targets is not None, "filled in when the run was resolved"
         adapter = AdapterOptions(
             targets=tuple(training.adapter.targets),
             dora=training.method is Method.DORA,
@@ -183,7 +231,13 @@ def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, 
 def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
     """Largest sum of requested bytes in each phase, counting what is live when a phase begins."""
     events = timeline.events
-    size_of = dict(zip(events.blocks[events.kinds == ALLOC].tolist(), events.sizes[events.kinds == ALLOC].tolist(), strict=True))
+    size_of = dict(
+        zip(
+            events.blocks[events.kinds == ALLOC].tolist(),
+            events.sizes[events.kinds == ALLOC].tolist(),
+            strict=True,
+        )
+    )
     sizes = np.array([size_of[block] for block in events.blocks.tolist()], dtype=np.int64)
     live = np.cumsum(np.where(events.kinds == ALLOC, sizes, -sizes))
     before = np.concatenate([[0], live[:-1]])

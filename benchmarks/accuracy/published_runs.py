@@ -37,7 +37,8 @@ def config_of(row: PublishedRow) -> dict[str, Any]:
 
 def run_of(row: PublishedRow, stack: dict[str, str] | None = None) -> dict[str, Any]:
     """A RunSpec as JSON."""
-    assert row.method is not None and row.loop is not None, "the rule lets no such row through"
+    assert row.method is not None, "the rule lets no row without a method through"
+    assert row.loop is not None, "the rule lets no row without a loop through"
     method = _METHODS.get(row.method, row.method)
     training: dict[str, Any] = {
         "method": method,

@@ -1,5 +1,6 @@
 """Our own recordings on an H100 as rows: which of them are compared, the question each is, and what was measured."""
 
+import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -8,12 +9,25 @@ from typing import Any
 
 from whatfits.profiler.measure.recordings import RecordedCase, read_recording
 
-__all__ = ["GPU", "PARTS", "Measured", "RecordedRow", "load_recordings", "recorded_reason", "run_of_recording"]
+__all__ = [
+    "GPU",
+    "PARTS",
+    "Measured",
+    "RecordedRow",
+    "load_caps",
+    "load_recordings",
+    "measured",
+    "recorded_reason",
+    "run_of_recording",
+]
 
 FOLDER = Path(__file__).parents[1] / "gpu_recordings" / "h100-80gb_torch-2.11_2026-11-24"
 GPU = "h100-80gb-sxm"
 PARTS: dict[str, tuple[str, dict[str, str]]] = {
-    "published": ("the published vramcalc runs in a loop of our own", {"torch": "2.11", "transformers": "4.57"}),
+    "published": (
+        "the published vramcalc runs in a loop of our own",
+        {"torch": "2.11", "transformers": "4.57"},
+    ),
     "speed": ("LLaMA 60M to 7B", {"torch": "2.11", "transformers": "5.17"}),
     "older": ("small models, older transformers", {"torch": "2.11", "transformers": "4.57"}),
     "tied": ("small models, tied embeddings and optimizers", {"torch": "2.11", "transformers": "5.17"}),
@@ -22,7 +36,13 @@ PARTS: dict[str, tuple[str, dict[str, str]]] = {
 """Parts of the recordings with what they are and the libraries they ran with."""
 TIED_BY_MISTAKE_UNTIED = ("steps", "older")
 """Parts whose tied configurations were built with two tensors (gpu_recordings/README.md)."""
-PHASES = {"forward": "forward", "loss": "loss", "backward": "backward", "optimizer": "optimizer_step", "update": "optimizer_step"}
+PHASES = {
+    "forward": "forward",
+    "loss": "loss",
+    "backward": "backward",
+    "optimizer": "optimizer_step",
+    "update": "optimizer_step",
+}
 """The recorder's phases in the product's words."""
 _OPTIMIZERS = {
     "sgd_for_loop": ("sgd", "for_loop"), "sgd_foreach": ("sgd", "foreach"), "sgdm_foreach": ("sgdm", "foreach"), "sgdm_fused": ("sgdm", "fused"),
@@ -47,10 +67,11 @@ class Measured:
     """What the device's counters said in the steps after the first."""
 
     peak_allocated: int
-    peak_reserved: int
+    """Less what earlier cases had left."""
+    peak_reserved: int | None
+    """None where the case did not begin with an empty allocator."""
     requested_by_phase: dict[str, int]
-    """Peak of requested bytes in each phase of a step."""
-    device_used: int | None
+    """Peak of requested bytes in each phase of a step; nothing where the case did not begin with an empty allocator."""
     step_seconds: float | None
     """Median of the steps after the second."""
 
@@ -70,6 +91,18 @@ class RecordedRow:
 
 
 @lru_cache(maxsize=1)
+def recorder_models() -> dict[str, dict[str, Any]]:
+    """The models of the recorder's table, read from its source, which only runs where torch and a GPU are."""
+    module = ast.parse((FOLDER.parent / "steps.py").read_text())
+    for statement in module.body:
+        if isinstance(statement, ast.AnnAssign) and getattr(statement.target, "id", None) == "MODELS":
+            assert statement.value is not None
+            models: dict[str, dict[str, Any]] = ast.literal_eval(statement.value)
+            return models
+    raise LookupError("steps.py has no table MODELS")
+
+
+@lru_cache(maxsize=1)
 def load_recordings() -> tuple[RecordedRow, ...]:
     """All cases of the parts that are training steps."""
     return tuple(_rows())
@@ -78,9 +111,24 @@ def load_recordings() -> tuple[RecordedRow, ...]:
 def _rows() -> Iterator[RecordedRow]:
     for part in PARTS:
         for case in read_recording(FOLDER / f"{part}.jsonl.gz"):
-            words = [f"{k}={v}" for k, v in sorted(case.spec.items()) if k not in ("model", "b", "s") and v is not False]
+            words = [
+                f"{k}={v}"
+                for k, v in sorted(case.spec.items())
+                if k not in ("model", "b", "s") and v is not False
+            ]
             name = f"{part}: {case.spec['model']} b={case.spec['b']} s={case.spec['s']} {' '.join(words)}"
             yield RecordedRow(id=name, part=part, spec=case.spec, case=case)
+
+
+def load_caps() -> tuple[tuple[RecordedRow, int, int], ...]:
+    """Runs whose smallest sufficient cap was searched, each with a cap that fails and one that completes."""
+    rows = []
+    for case in read_recording(FOLDER / "caps.jsonl.gz"):
+        words = [f"{k}={v}" for k, v in sorted(case.spec.items()) if k not in ("model", "b", "s")]
+        name = f"caps: {case.spec['model']} b={case.spec['b']} s={case.spec['s']} {' '.join(words)}"
+        row = RecordedRow(id=name, part="speed", spec=case.spec, case=case)
+        rows.append((row, int(case.notes["fails_at"]), int(case.notes["completes_at"])))
+    return tuple(rows)
 
 
 def recorded_reason(row: RecordedRow) -> str | None:
@@ -88,8 +136,6 @@ def recorded_reason(row: RecordedRow) -> str | None:
     spec = row.spec
     if row.case.error is not None:
         return "ended with an error on the device"
-    if row.case.allocated_before:
-        return "began with blocks of an earlier case alive"
     unknown = sorted(k for k in set(spec) - _SUPPORTED_SPEC if spec[k])
     if unknown:
         return f"option not modelled: {', '.join(unknown)}"
@@ -111,11 +157,13 @@ def _adapter_reason(spec: dict[str, Any]) -> str | None:
         return None
     wanted = "fp32" if spec["precision"] in ("fp32", "bf16_mixed", "fp16_mixed") else None
     given = "fp32" if spec["precision"] == "fp32" else spec.get("base")
-    return None if given == wanted else f"base weights not modelled: {given or 'bf16'} under {spec['precision']}"
+    return (
+        None if given == wanted else f"base weights not modelled: {given or 'bf16'} under {spec['precision']}"
+    )
 
 
-def run_of_recording(row: RecordedRow, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A recorded case as a RunSpec; `models` are the recorder's."""
+def run_of_recording(row: RecordedRow) -> dict[str, Any]:
+    """A recorded case as a RunSpec."""
     spec = row.spec
     name, implementation = _OPTIMIZERS[spec["optimizer"]]
     optimizer: dict[str, Any] = {"name": name}
@@ -145,16 +193,21 @@ def run_of_recording(row: RecordedRow, models: dict[str, dict[str, Any]]) -> dic
     }
     if method != "full":
         targets = spec.get("targets", _ATTENTION_TARGETS)
-        training["adapter"] = {"rank": spec["lora"], "targets": [targets] if isinstance(targets, str) else list(targets)}
+        training["adapter"] = {
+            "rank": spec["lora"],
+            "targets": [targets] if isinstance(targets, str) else list(targets),
+        }
     return {
-        "model": _config(row, models[spec["model"]]),
+        "model": _config(row, recorder_models()[spec["model"]]),
         "training": training,
         "hardware": {"gpu": GPU, "num_gpus": 1},
     }
 
 
 def _config(row: RecordedRow, m: dict[str, Any]) -> dict[str, Any]:
-    kind, architecture = ("qwen2", "Qwen2ForCausalLM") if m.get("type") == "qwen2" else ("llama", "LlamaForCausalLM")
+    kind, architecture = (
+        ("qwen2", "Qwen2ForCausalLM") if m.get("type") == "qwen2" else ("llama", "LlamaForCausalLM")
+    )
     return {
         "model_type": kind,
         "architectures": [architecture],
@@ -183,10 +236,10 @@ def measured(row: RecordedRow) -> Measured:
         by_phase[name] = max(by_phase.get(name, 0), phase["peak_requested"])
     times = sorted(sum(step.values()) / 1e3 for step in row.case.times[2:])
     timed = row.part == "speed" and times
+    before = row.case.allocated_before
     return Measured(
-        peak_allocated=allocated,
-        peak_reserved=reserved,
-        requested_by_phase=by_phase,
-        device_used=None,
+        peak_allocated=allocated - before,
+        peak_reserved=None if before else reserved,
+        requested_by_phase={} if before else by_phase,
         step_seconds=times[len(times) // 2] if timed else None,
     )

@@ -1,5 +1,7 @@
 """llm-analysis's answers, through its own Python interface; runs in its environment. Questions on stdin, answers on stdout."""
 
+# mypy: disable-error-code="import-not-found, import-untyped, no-untyped-call"
+
 import contextlib
 import io
 import json
@@ -8,18 +10,18 @@ import sys
 import time
 from typing import Any
 
-from llm_analysis.analysis import (  # type: ignore[import-not-found, unused-ignore]
+from llm_analysis.analysis import (
     ActivationRecomputation,
     DSZeRO,
     LLMAnalysis,
 )
-from llm_analysis.config import (  # type: ignore[import-not-found, unused-ignore]
+from llm_analysis.config import (
     ModelConfig,
     ParallelismConfig,
     get_dtype_config_by_name,
     get_gpu_config_by_name,
 )
-from llm_analysis.logger import logger  # type: ignore[import-not-found, unused-ignore]
+from llm_analysis.logger import logger
 
 logger.setLevel(logging.ERROR)
 

@@ -69,7 +69,9 @@ def interpreter(peer: Peer) -> Path:
     if done.is_file() and done.read_text() == wanted:
         return python
     try:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "venv", "--clear", str(folder)], check=True, capture_output=True
+        )
         subprocess.run(
             [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
             check=True,

@@ -35,8 +35,15 @@ def headline_questions() -> list[dict[str, Any]]:
         "num_gpus": 8,
         "measured_bytes": None,
     }
-    asked = (("adamw-ddp", "adamw", "none"), ("adamw-sharded", "adamw", "fsdp"), ("apollo_mini-ddp", "apollo_mini", "none"))
-    return [{**shared, "id": name, "optimizer": optimizer, "sharding": sharding} for name, optimizer, sharding in asked]
+    asked = (
+        ("adamw-ddp", "adamw", "none"),
+        ("adamw-sharded", "adamw", "fsdp"),
+        ("apollo_mini-ddp", "apollo_mini", "none"),
+    )
+    return [
+        {**shared, "id": name, "optimizer": optimizer, "sharding": sharding}
+        for name, optimizer, sharding in asked
+    ]
 
 
 def published_questions() -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT)]
+sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler"))]
 
+from benchmarks.accuracy.evaluate import Interpreters  # noqa: E402 (the path is set above)
 from benchmarks.peers.environments import PEERS, Peer, PeerUnavailableError, interpreter  # noqa: E402 (the path is set above)
 from benchmarks.peers.ours import answer_headline, answer_published, cold_seconds  # noqa: E402 (the same)
 from benchmarks.peers.questions import headline_questions, published_questions  # noqa: E402 (the same)
@@ -55,13 +56,18 @@ def ask_peer(peer: Peer, questions: list[dict[str, Any]]) -> dict[str, Any]:
         return {**entry, "not_run": str(error)}
     except subprocess.CalledProcessError as error:
         return {**entry, "not_run": f"its own error: {error.stderr.strip().splitlines()[-1][:200]}"}
-    return {**entry, "cold_seconds": round(cold, 3), "answers": dict(zip(_ids(questions), answers, strict=True))}
+    return {
+        **entry,
+        "cold_seconds": round(cold, 3),
+        "answers": dict(zip(_ids(questions), answers, strict=True)),
+    }
 
 
-def ask_us() -> dict[str, Any]:
+def ask_us(pythons: list[str]) -> dict[str, Any]:
     """The product's own answers to the same questions."""
     answers = {q["id"]: answer_headline(q) for q in headline_questions()}
-    answers |= {q["id"]: answer_published(q["id"]) for q in published_questions()}
+    with Interpreters(pythons) as interpreters:
+        answers |= {q["id"]: answer_published(q["id"], interpreters) for q in published_questions()}
     return {
         "title": "whatfits",
         "licence": "Apache-2.0",
@@ -77,11 +83,16 @@ def _ids(questions: list[dict[str, Any]]) -> list[str]:
 
 def main() -> int:
     """Ask everybody, print, write."""
+    pythons = [x for x in os.environ.get("STACK_PYTHON", "").split(os.pathsep) if x]
     questions = [*headline_questions(), *published_questions()]
-    tools = {"whatfits": ask_us()} | {peer.name: ask_peer(peer, questions) for peer in PEERS}
+    tools = {"whatfits": ask_us(pythons)} | {peer.name: ask_peer(peer, questions) for peer in PEERS}
     report = {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
         "questions": {q["id"]: {"measured_bytes": q["measured_bytes"]} for q in questions},
         "tools": tools,
     }
