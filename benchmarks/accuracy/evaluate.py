@@ -253,7 +253,7 @@ def _step_seconds(resolved: ResolvedRun, memory: StepMemory) -> tuple[float, flo
     training = resolved.run.training
     times = step_times(
         memory.optimizer,
-        training.optimizer,
+        training,
         resolved.gpu,
         resolved.run.hardware,
         micro_batch_size=np.array([training.micro_batch_size]),

@@ -2,23 +2,24 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.estimator.memory.steps import ALL_OPTIMIZERS, make_step
-from tests.factories import make_hardware
+from tests.factories import make_hardware, make_training
 from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
+from whatfits.estimator.specs import Dtype, OptimizerImplementation, OptimizerName, OptimizerSpec
 from whatfits.estimator.time import StepTimes
-from whatfits.estimator.timing import optimizer_work, step_times, time_at
+from whatfits.estimator.timing import arithmetic_of, optimizer_work, step_times, time_at
 
 
 def times(step: StepMemory, batches: list[int]) -> StepTimes:
     return step_times(
         step.optimizer,
-        OptimizerSpec(),
+        make_training(),
         step.gpu,
         make_hardware(num_gpus=8),
         micro_batch_size=np.array(batches),
@@ -66,3 +67,23 @@ def test_undefined_utilisation_is_left_out() -> None:
     found = times(make_step(), [4])
 
     assert time_at(replace(found, mfu=np.full_like(found.mfu, math.nan)), 0).mfu is None
+
+
+@pytest.mark.parametrize(
+    ("training", "placement", "dtype", "travelling"),
+    [
+        ({}, Placement.DDP, Dtype.BF16, 2.0),
+        ({}, Placement.FSDP, Dtype.BF16, 2.0),
+        ({"precision": "bf16_master"}, Placement.DDP, Dtype.BF16, 2.0),
+        ({"precision": "bf16_mixed", "framework": "fsdp2"}, Placement.FSDP, Dtype.BF16, 8 / 3),
+        ({"precision": "fp16_mixed", "framework": "fsdp2"}, Placement.FSDP, Dtype.FP16, 8 / 3),
+    ],
+)
+def test_precision_decides_the_dtype_of_products_and_of_what_travels(
+    training: dict[str, Any], placement: Placement, dtype: Dtype, travelling: float
+) -> None:
+    step = make_step(placement=placement, **training)
+
+    found = arithmetic_of(make_training(**training), step.optimizer)
+
+    assert (found.dtype, found.travelling_bytes, found.frozen) == (dtype, travelling, False)

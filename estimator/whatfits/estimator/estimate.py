@@ -13,6 +13,7 @@ from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement, placement_of
 from whatfits.estimator.memory.timeline import build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
+from whatfits.estimator.profile import MissingProfileError
 from whatfits.estimator.provenance import provenance_of
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
@@ -38,9 +39,12 @@ def estimate_run(run: RunSpec) -> Estimate:
     """
     resolved = resolve_run(run)
     require_supported(resolved.run, resolved.model, resolved.gpu)
-    stack = choose_stack(resolved.run.stack)
-    filled = resolved.run.model_copy(update={"stack": stack})
-    return _estimate(filled.model_dump_json(), resolved.assumptions)
+    try:
+        stack = choose_stack(resolved.run.stack)
+        filled = resolved.run.model_copy(update={"stack": stack})
+        return _estimate(filled.model_dump_json(), resolved.assumptions)
+    except MissingProfileError as error:
+        raise error.for_model(run.model) from None
 
 
 @lru_cache(maxsize=1024)
@@ -54,7 +58,7 @@ def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
     probability = device.probability(memory_estimate)
     times = step_times(
         memory.optimizer,
-        training.optimizer,
+        training,
         resolved.gpu,
         run.hardware,
         micro_batch_size=np.array([training.micro_batch_size]),

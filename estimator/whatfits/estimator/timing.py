@@ -5,21 +5,24 @@ import math
 from numpy.typing import ArrayLike
 
 from whatfits.estimator.memory.compose import OptimizerOnRank
+from whatfits.estimator.memory.optimizers import optimizer_facts
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.specs import (
     GpuSpec,
     HardwareSpec,
+    Method,
     OptimizerImplementation,
-    OptimizerName,
     OptimizerSpec,
     Seconds3,
     StepTimeParts,
     TimeEstimate,
+    TrainingSpec,
+    expand_precision,
 )
-from whatfits.estimator.time import OptimizerWork, StepTimes, estimate_step_time
+from whatfits.estimator.time import Arithmetic, OptimizerWork, StepTimes, estimate_step_time
 from whatfits.estimator.time.communication import Placement as TimePlacement
 
-__all__ = ["optimizer_work", "step_times", "time_at"]
+__all__ = ["arithmetic_of", "optimizer_work", "step_times", "time_at"]
 
 _KERNELS_PER_PARAMETER = 12
 """Launches of one parameter's update. Assumed: the middle of the 10 to 15 that eager AdamW's operators make; it
@@ -40,8 +43,11 @@ def optimizer_work(optimizer: OptimizerOnRank, spec: OptimizerSpec) -> Optimizer
     """Work of one optimizer step on this rank's tensors."""
     local = optimizer.tensors.local
     work = optimizer.program.flops_and_bytes(local)
-    in_lists = spec.implementation is not OptimizerImplementation.FOR_LOOP
-    if spec.name in (OptimizerName.SGD, OptimizerName.ADAMW) and in_lists and not optimizer.layerwise:
+    facts = optimizer_facts(spec.name)
+    in_lists = facts.in_lists or (
+        bool(facts.implementations) and spec.implementation is not OptimizerImplementation.FOR_LOOP
+    )
+    if in_lists and not optimizer.layerwise:
         kernels = _KERNELS_PER_PARAMETER * math.ceil(len(local) / _KERNELS_PER_LIST)
     else:
         kernels = _KERNELS_PER_PARAMETER * len(local)
@@ -54,9 +60,29 @@ def optimizer_work(optimizer: OptimizerOnRank, spec: OptimizerSpec) -> Optimizer
     )
 
 
+def arithmetic_of(training: TrainingSpec, optimizer: OptimizerOnRank) -> Arithmetic:
+    """What of a training decides its time.
+
+    Under FSDP two gathers travel in the dtype the module computes in for every reduction in the gradients' own.
+    """
+    dtypes = expand_precision(training.precision, training.framework)
+    tensors = optimizer.tensors
+    trained = tensors.trained_element_bytes
+    computed = max(p.element_bytes for p in tensors.whole)
+    gathers = 2 * computed if tensors.placement is Placement.FSDP else 0
+    travelling = (gathers + trained) / (3 if gathers else 1)
+    elements = sum(p.numel for p in tensors.trained) / sum(p.numel for p in tensors.whole)
+    frozen = training.method is not Method.FULL
+    return Arithmetic(
+        dtype=dtypes.compute_dtype,
+        travelling_bytes=travelling * (elements if frozen else 1.0),
+        frozen=frozen,
+    )
+
+
 def step_times(
     optimizer: OptimizerOnRank,
-    spec: OptimizerSpec,
+    training: TrainingSpec,
     gpu: GpuSpec,
     hardware: HardwareSpec,
     *,
@@ -65,7 +91,7 @@ def step_times(
     grad_accum_steps: ArrayLike,
     checkpointing: ArrayLike,
 ) -> StepTimes:
-    """Step times of one optimizer and placement over arrays of batch choices."""
+    """Step times of one optimizer and placement over arrays of batch choices; the rest is as in `training`."""
     return estimate_step_time(
         optimizer.tensors.model,
         gpu,
@@ -76,8 +102,9 @@ def step_times(
         placement=_TIME_PLACEMENT[optimizer.tensors.placement],
         num_gpus=hardware.num_gpus,
         gpus_per_node=hardware.gpus_per_node,
-        optimizer=optimizer_work(optimizer, spec),
+        optimizer=optimizer_work(optimizer, training.optimizer),
         links=hardware.links,
+        arithmetic=arithmetic_of(training, optimizer),
     )
 
 

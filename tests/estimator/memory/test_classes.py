@@ -51,7 +51,10 @@ def test_attention_mask_dropout_and_loss_name_the_class() -> None:
     assert [key_of(packed_sequences=packed).mask for packed in (False, True)] == ["none", "packed"]
     assert [key_of(dropout=p).dropout for p in (0.0, 0.1)] == [False, True]
     assert key_of(loss="fused_linear").loss == "fused_linear"
-    assert key_of(activation_checkpointing="selective").checkpointing == "selective"
+    assert (
+        key_of(activation_checkpointing="selective", checkpointing_policy="every_2").checkpointing
+        == "every_2"
+    )
 
 
 def test_adapters_are_named_by_method_and_sorted_targets_whatever_their_rank() -> None:

@@ -115,6 +115,10 @@ BROKEN = [
         "training.adapter: an adapter was given, but method full trains all",
     ),
     (
+        {"training": {"activation_checkpointing": "selective", "checkpointing_policy": "every_1"}},
+        "training.checkpointing_policy: 'every_1' is not accepted; accepted: ops, or every_2, every_3 and so on",
+    ),
+    (
         {"training": {"layerwise_update": True, "loop": {"set_grads_to_none": False}}},
         "training.layerwise_update: loop.set_grads_to_none is false, which keeps the gradients",
     ),
@@ -159,10 +163,6 @@ UNSUPPORTED = [
     (
         {"training": {"precision": "fp8"}},
         "training.precision: fp8 is not modelled yet; accepted: bf16, bf16_master",
-    ),
-    (
-        {"training": {"activation_checkpointing": "selective", "checkpointing_policy": "every_2"}},
-        "training.checkpointing_policy: every_2 is not modelled yet; accepted: nothing",
     ),
     (
         {"training": {"layerwise_update": True, "precision": "bf16_master"}},
@@ -341,6 +341,15 @@ def test_an_adapter_is_filled_in(
     filled = resolve_run(make_run(training={"method": method, "adapter": adapter})).run.training.adapter
     assert filled is not None
     assert filled.targets == targets
+
+
+def test_selective_checkpointing_keeps_single_operations_unless_told_otherwise() -> None:
+    training = {"activation_checkpointing": "selective"}
+    policies = [
+        resolve_run(make_run(training={**training, **more})).run.training.checkpointing_policy
+        for more in ({}, {"checkpointing_policy": "every_3"})
+    ]
+    assert policies == ["ops", "every_3"]
 
 
 def test_a_plain_run_assumes_nothing() -> None:

@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatfits.estimator.catalog import find_gpu, load_gpus
+from whatfits.estimator.catalog import find_gpu, find_model, load_gpus
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.specs import ModelSpec
+from whatfits.estimator.specs import Dtype, ModelSpec
 from whatfits.estimator.time import (
+    Arithmetic,
     OptimizerWork,
     StepTimes,
     estimate_step_time,
+    gpu_priors,
     load_priors,
     model_flops_utilization,
 )
@@ -202,3 +204,35 @@ def test_mfu_without_a_peak_is_not_a_number() -> None:
 
 def test_every_constant_has_a_source() -> None:
     assert all(prior.source and prior.value > 0 for prior in load_priors().values())
+
+
+def test_single_precision_without_tensor_cores_is_many_times_slower() -> None:
+    """67 against 989 TFLOPS on an H100, and twice the bytes."""
+    half, single = (
+        estimate_step_time(
+            find_model("llama-7b"), find_gpu("h100-80gb-sxm"), micro_batch_size=8, seq_len=2048, grad_accum_steps=1, checkpointing=False,
+            placement="single", num_gpus=1, gpus_per_node=8, optimizer=OptimizerWork(bytes_moved=0.0), arithmetic=Arithmetic(dtype=dtype),
+        )
+        for dtype in (Dtype.BF16, Dtype.FP32)
+    )  # fmt: skip
+
+    assert 5 < float(single.median / half.median) < 989 / 67
+
+
+def test_frozen_weights_save_one_of_three_products_and_have_no_mfu() -> None:
+    whole, frozen = (
+        estimate_step_time(
+            find_model("llama-7b"), find_gpu("h100-80gb-sxm"), micro_batch_size=8, seq_len=512, grad_accum_steps=1, checkpointing=False,
+            placement="single", num_gpus=1, gpus_per_node=8, optimizer=OptimizerWork(bytes_moved=0.0), arithmetic=Arithmetic(frozen=flag),
+        )
+        for flag in (False, True)
+    )  # fmt: skip
+
+    assert 2 / 3 < float(frozen.median / whole.median) < 0.8
+    assert np.isnan(frozen.mfu)
+
+
+def test_a_gpu_without_the_dtype_is_refused() -> None:
+    assert gpu_priors(find_gpu("t4"), Dtype.FP16).peak_flops_per_second > 6e13
+    with pytest.raises(UnsupportedError, match="bf16 peak"):
+        gpu_priors(find_gpu("t4"))

@@ -10,7 +10,7 @@ from whatfits.estimator.errors import InputError
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVAL
 from whatfits.estimator.memory.optimizers.registry import optimizer_facts
-from whatfits.estimator.specs.enums import Method
+from whatfits.estimator.specs.enums import ActivationCheckpointing, Method
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
@@ -28,6 +28,10 @@ __all__ = [
     "resolve_plan_request",
     "resolve_run",
 ]
+
+
+DEFAULT_CHECKPOINTING_POLICY = "ops"
+"""torchtitan's default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +152,9 @@ def _fill_training(training: TrainingSpec, model: ModelSpec) -> TrainingSpec:
         "optimizer": fill_optimizer(training.optimizer, model.hidden_size),
         "adapter": fill_adapter(training.method, training.adapter),
     }
+    selective = training.activation_checkpointing is ActivationCheckpointing.SELECTIVE
+    if selective and training.checkpointing_policy is None:
+        changes["checkpointing_policy"] = DEFAULT_CHECKPOINTING_POLICY
     if "seq_len" not in training.model_fields_set:
         changes["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings)
     return training.model_copy(update=changes)

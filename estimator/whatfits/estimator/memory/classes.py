@@ -8,6 +8,7 @@ from whatfits.estimator.profile import CountTable, EventProgram, ProfileKey, loa
 from whatfits.estimator.profile.program import ProfileHead
 from whatfits.estimator.profile.store import find_stack
 from whatfits.estimator.specs import (
+    ActivationCheckpointing,
     AdapterSpec,
     Attention,
     Dtype,
@@ -58,7 +59,7 @@ def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
         architecture=model.architecture,
         precision=_module_precision(training),
         attention="eager" if training.attention is Attention.EAGER else "sdpa",
-        checkpointing=str(training.activation_checkpointing),
+        checkpointing=training.checkpointing_policy or str(training.activation_checkpointing),
         loss=str(training.loss),
         micro_batch="one" if training.micro_batch_size == 1 else "many",
         kv_heads=kv,
@@ -67,6 +68,13 @@ def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
         dropout=training.dropout > 0,
         adapter=_adapter(training.method, training.adapter),
     )
+
+
+def _checkpointing(training: TrainingSpec) -> str:
+    """none, full, or the rule of selective checkpointing; by default each layer's choice of ops."""
+    if training.activation_checkpointing is ActivationCheckpointing.SELECTIVE:
+        return training.checkpointing_policy or "ops"
+    return str(training.activation_checkpointing)
 
 
 def _module_precision(training: TrainingSpec) -> str:

@@ -152,7 +152,7 @@ class _Workshop:
         checkpointed = [p.checkpointing is ActivationCheckpointing.FULL for p in self.points]
         return step_times(
             optimizer,
-            choice.optimizer,
+            choice.training(self.request.seq_len, self.points[0]),
             self.request.gpu,
             self.request.hardware,
             micro_batch_size=np.array([p.micro_batch_size for p in self.points]),

@@ -16,7 +16,9 @@ RANKED_OPTIMIZERS: Final = frozenset(
 )
 """Optimizers that project gradients to a rank."""
 
-QUANTISED_OPTIMIZERS: Final = frozenset({OptimizerName.ADAMW_8BIT, OptimizerName.GALORE_ADAMW_8BIT})
+QUANTISED_OPTIMIZERS: Final = frozenset(
+    {OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT, OptimizerName.GALORE_ADAMW_8BIT}
+)
 """Optimizers that keep 8-bit states with one scale per block."""
 
 

@@ -4,6 +4,8 @@
 run is modelled yet is another question: `whatfits.estimator.specs.support`.
 """
 
+import re
+
 from whatfits.estimator.errors import InputError, UnknownNameError, near_matches
 from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
@@ -32,7 +34,10 @@ ADAPTER_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj
 ALL_LINEAR = "all-linear"
 """peft's word for all of them."""
 
-_FUSED_OPTIMIZERS = frozenset({OptimizerName.SGD, OptimizerName.ADAMW})
+CHECKPOINTING_POLICY = re.compile(r"ops|every_([2-9]|[1-9]\d+)")
+"""Rules of selective checkpointing: single operations, or every k-th layer."""
+
+_FUSED_OPTIMIZERS = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.ADAMW})
 _BLOCK_SIZES = (64, 128, 256, 512, 1024, 2048, 4096)
 """Block sizes of bitsandbytes' blockwise quantisation."""
 
@@ -115,6 +120,9 @@ def _check_training(run: RunSpec, model: ModelSpec) -> None:
         raise InputError(
             "training.checkpointing_policy", policy, "a policy only with selective", reason=reason
         )
+    if policy is not None and not CHECKPOINTING_POLICY.fullmatch(policy):
+        accepted = "ops, or every_2, every_3 and so on"
+        raise UnknownNameError("training.checkpointing_policy", policy, accepted)
 
 
 def check_adapter(adapter: AdapterSpec, model: ModelSpec, *, field: str = "training.adapter") -> None:

@@ -30,7 +30,6 @@ _MIXED_PRECISIONS = frozenset({Precision.BF16_MIXED, Precision.FP16_MIXED})
 _SUPPORTED: tuple[tuple[str, Callable[[RunSpec], object], frozenset[object]], ...] = (
     ("training.framework", lambda run: run.training.framework, SUPPORTED_FRAMEWORKS),
     ("training.precision", lambda run: run.training.precision, SUPPORTED_PRECISIONS),
-    ("training.checkpointing_policy", lambda run: run.training.checkpointing_policy, frozenset({None})),
     ("training.compile", lambda run: run.training.compile, frozenset({False})),
     ("training.target_seq_len", lambda run: run.training.target_seq_len, frozenset({None})),
     ("training.image_size", lambda run: run.training.image_size, frozenset({None})),

@@ -82,7 +82,7 @@ class TrainingSpec(Spec):
     activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
     """Which activations are computed again."""
     checkpointing_policy: str | None = None
-    """The rule of selective checkpointing."""
+    """The rule of selective checkpointing: `ops` keeps attention and every second product of a layer, `every_<k>` checkpoints each k-th layer; `ops` when left out."""
     attention: Attention = Attention.AUTO
     """The attention implementation asked for."""
     loss: Loss = Loss.STANDARD

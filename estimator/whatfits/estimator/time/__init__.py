@@ -11,9 +11,10 @@ from whatfits.estimator.time.compute import (
 )
 from whatfits.estimator.time.optimizer import OptimizerWork, optimizer_step_seconds, svd_stall_seconds
 from whatfits.estimator.time.priors import GpuPriors, gpu_priors, load_priors
-from whatfits.estimator.time.step import StepTimes, estimate_step_time, model_flops_utilization
+from whatfits.estimator.time.step import Arithmetic, StepTimes, estimate_step_time, model_flops_utilization
 
 __all__ = [
+    "Arithmetic",
     "GpuPriors",
     "OptimizerWork",
     "Placement",

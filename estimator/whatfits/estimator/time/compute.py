@@ -52,32 +52,42 @@ def layer_matrices(dims: Mapping[str, int]) -> tuple[tuple[int, int, int], ...]:
 
 
 def gemm_seconds(
-    dims: Mapping[str, int], gpu: GpuPriors, *, tokens: ArrayLike, recompute: ArrayLike
+    dims: Mapping[str, int],
+    gpu: GpuPriors,
+    *,
+    tokens: ArrayLike,
+    recompute: ArrayLike,
+    element_bytes: int = 2,
+    frozen: bool = False,
 ) -> Seconds:
     """Seconds in matrix multiplications: forward, backward and the recomputed forward.
 
-    t = sum over matrices of passes x max(2 T n k / (P w / (w + w0)), 2 (n k + T n + T k) / B), w = min(n, k);
-    passes = 3 + r for a layer, 3 for the output head.
+    t = sum over matrices of passes x max(2 T n k / (P w / (w + w0)), e (n k + T n + T k) / B), w = min(n, k);
+    passes = 3 + r for a layer, 3 for the output head; one less where the weights are frozen and have no gradient.
 
     Source: wave and width behaviour fitted on github.com/mosaicml/llm-foundry@8c8dd48 benchmarking tables;
     FLOPs 2 M N K per product, two products in backward.
-    Assumes: bf16, dimensions that are multiples of 64; other widths lose more than this says.
+    Assumes: dimensions that are multiples of 64; other widths lose more than this says. The products of adapters are
+    not counted.
     """
     count = np.asarray(tokens, dtype=np.float64)
-    passes = 3.0 + np.asarray(recompute, dtype=np.float64)
+    own = 2.0 if frozen else 3.0
+    passes = own + np.asarray(recompute, dtype=np.float64)
     per_layer = sum(
-        number * _one_gemm_seconds(rows, columns, count, gpu)
+        number * _one_gemm_seconds(rows, columns, count, gpu, element_bytes)
         for number, rows, columns in layer_matrices(dims)
     )
-    head = _one_gemm_seconds(dims["V"], dims["h"], count, gpu)
-    return np.asarray(passes * per_layer * dims["L"] + 3.0 * head)
+    head = _one_gemm_seconds(dims["V"], dims["h"], count, gpu, element_bytes)
+    return np.asarray(passes * per_layer * dims["L"] + own * head)
 
 
-def _one_gemm_seconds(rows: int, columns: int, tokens: Seconds, gpu: GpuPriors) -> Seconds:
+def _one_gemm_seconds(
+    rows: int, columns: int, tokens: Seconds, gpu: GpuPriors, element_bytes: int
+) -> Seconds:
     width = float(min(rows, columns))
     rate = gpu.gemm_flops_per_second * width / (width + common("gemm_width_half"))
     arithmetic = 2.0 * tokens * rows * columns / rate
-    traffic = 2.0 * (rows * columns + tokens * (rows + columns)) / gpu.memory_bytes_per_second
+    traffic = element_bytes * (rows * columns + tokens * (rows + columns)) / gpu.memory_bytes_per_second
     return np.maximum(arithmetic, traffic)
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.specs import GpuSpec
+from whatfits.estimator.specs import Dtype, GpuSpec
 
 
 class Origin(StrEnum):
@@ -92,24 +92,26 @@ def _family_of(gpu: GpuSpec) -> str:
     raise AssertionError("the last family accepts every GPU")
 
 
-def gpu_priors(gpu: GpuSpec) -> GpuPriors:
-    """Achievable bf16 rates of a GPU: published maxima, else data-sheet peaks, times fractions of its family.
+def gpu_priors(gpu: GpuSpec, dtype: Dtype = Dtype.BF16) -> GpuPriors:
+    """Achievable rates of a GPU in a dtype: published maxima, else data-sheet peaks, times fractions of its family.
+
+    Assumes: the same fractions of peak in every dtype; fp32 products without TF32, torch's default.
 
     Raises:
-        UnsupportedError: the GPU has no bf16 arithmetic, or its peak is not known.
+        UnsupportedError: the GPU has no arithmetic in the dtype, or its peak is not known.
     """
-    peak, bandwidth = gpu.peak_flops_per_second.get("bf16"), gpu.memory_bandwidth_bytes_per_second
-    if not peak or not gpu.supports_bf16:
+    peak, bandwidth = gpu.peak_flops_per_second.get(str(dtype)), gpu.memory_bandwidth_bytes_per_second
+    if not peak or (dtype is Dtype.BF16 and not gpu.supports_bf16):
         raise UnsupportedError(
             "hardware.gpu",
             gpu.id,
-            "a GPU with bf16 arithmetic whose peak the catalog states",
-            reason=f"step times are modelled in bf16 and {gpu.id} has no bf16 peak",
+            f"a GPU with {dtype} arithmetic whose peak the catalog states",
+            reason=f"step times need a {dtype} peak and {gpu.id} has none in the catalog",
         )
     family, table = _family_of(gpu), load_priors()
     capped = gpu.id in _document()["power_capped"]["gpu_ids"]
     fraction = table[f"{'power_capped' if capped else family}.gemm_peak_fraction"].value
-    gemm_peak = gpu.measured.get("bf16_gemm_flops_per_second", peak * fraction)
+    gemm_peak = gpu.measured.get(f"{dtype}_gemm_flops_per_second", peak * fraction)
     return GpuPriors(
         family=family,
         peak_flops_per_second=peak,

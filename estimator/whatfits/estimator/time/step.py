@@ -8,7 +8,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from whatfits.estimator.specs import GpuSpec, LinkSpec, ModelSpec
+from whatfits.estimator.specs import Dtype, GpuSpec, LinkSpec, ModelSpec
 from whatfits.estimator.time.communication import (
     Link,
     ParameterBytes,
@@ -87,10 +87,10 @@ def model_flops_utilization(
 def parameter_bytes(model: ModelSpec, *, bytes_per_parameter: float = 2.0) -> ParameterBytes:
     """Bytes of one layer's weights, of everything outside the layers, and of the embedding.
 
-    layer = 2 (2 h a d + 2 h k d + 3 h i + 2 h); outside = 2 N - L layer; embedding = 2 V h.
+    layer = e (2 h a d + 2 h k d + 3 h i + 2 h); outside = e N - L layer; embedding = e V h.
 
     Source: transformers LlamaForCausalLM.
-    Assumes: bf16, no biases.
+    Assumes: no biases.
     """
     dims = model.dims
     elements = sum(number * rows * columns for number, rows, columns in layer_matrices(dims)) + 2 * dims["h"]
@@ -101,6 +101,18 @@ def parameter_bytes(model: ModelSpec, *, bytes_per_parameter: float = 2.0) -> Pa
         outside=bytes_per_parameter * model.num_parameters - dims["L"] * layer,
         largest_outside=bytes_per_parameter * dims["V"] * dims["h"],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """What of a training's precision and method decides its time."""
+
+    dtype: Dtype = Dtype.BF16
+    """Dtype of matrix products and attention."""
+    travelling_bytes: float = 2.0
+    """Bytes per parameter of gradients and gathered weights between GPUs, on average."""
+    frozen: bool = False
+    """Whether the model's own weights have no gradients, as under an adapter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,21 +172,32 @@ def _step_sigma(parts: _Parts, gpu: GpuPriors, link: Link, gpus_per_node: int) -
 
 
 def _parts(
-    model: ModelSpec, rates: GpuPriors, link: Link, batch: _Batch, work: OptimizerWork, *, compiled: bool
+    model: ModelSpec,
+    rates: GpuPriors,
+    link: Link,
+    batch: _Batch,
+    work: OptimizerWork,
+    arithmetic: Arithmetic,
+    *,
+    compiled: bool,
 ) -> _Parts:
     dims, tokens, recompute = model.dims, batch.tokens, batch.recompute
+    width = arithmetic.dtype.nbytes
+    elementwise = memory_bound_seconds(
+        dims, rates, tokens=tokens, recompute=recompute, traffic=FUSED if compiled else HF_EAGER
+    )
     device = (
-        gemm_seconds(dims, rates, tokens=tokens, recompute=recompute)
-        + attention_seconds(dims, rates, tokens=tokens, seq_len=batch.seq_len, recompute=recompute)
-        + memory_bound_seconds(
-            dims, rates, tokens=tokens, recompute=recompute, traffic=FUSED if compiled else HF_EAGER
+        gemm_seconds(
+            dims, rates, tokens=tokens, recompute=recompute, element_bytes=width, frozen=arithmetic.frozen
         )
+        + attention_seconds(dims, rates, tokens=tokens, seq_len=batch.seq_len, recompute=recompute)
+        + elementwise * (width / Dtype.BF16.nbytes)
     )
     launch = launch_bound_seconds(dims, recompute=recompute, compiled=compiled)
     communication = exposed_communication_seconds(
         batch.placement,
         link,
-        parameter_bytes(model),
+        parameter_bytes(model, bytes_per_parameter=arithmetic.travelling_bytes),
         micro_batch_seconds=np.maximum(device, launch),
         grad_accum_steps=batch.accum,
     )
@@ -200,8 +223,9 @@ def estimate_step_time(
     optimizer: OptimizerWork,
     compiled: bool = False,
     links: LinkSpec | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> StepTimes:
-    """Step time of full training in bf16, one entry for each configuration the arrays broadcast to.
+    """Step time of training, one entry for each configuration the arrays broadcast to.
 
     t = G max(t_gemm + t_attention + t_memory, t_launch) + exposed communication + t_optimizer.
 
@@ -219,18 +243,20 @@ def estimate_step_time(
         optimizer: Work on the tensors this rank updates; under fsdp that is its shard.
         compiled: Fused elementwise operations and fewer launches, as with torch.compile.
         links: Link rates where they are known better than the catalog's.
+        arithmetic: Precision and method; full training in bf16 when left out.
 
     Source: the terms' own docstrings.
-    Assumes: flash attention, data parallelism only; data loading is hidden.
+    Assumes: flash attention, data parallelism only; data loading is hidden; casts of mixed precision cost nothing.
 
     Raises:
-        UnsupportedError: the GPU has no bf16 peak in the catalog.
+        UnsupportedError: the GPU has no peak in the dtype in the catalog.
     """
-    rates = gpu_priors(gpu)
+    arithmetic = arithmetic or Arithmetic()
+    rates = gpu_priors(gpu, arithmetic.dtype)
     batch = _Batch.broadcast(micro_batch_size, seq_len, grad_accum_steps, checkpointing, Placement(placement))
     world = 1 if batch.placement is Placement.SINGLE else num_gpus
     link = build_link(gpu, num_gpus=world, gpus_per_node=gpus_per_node, links=links)
-    parts = _parts(model, rates, link, batch, optimizer, compiled=compiled)
+    parts = _parts(model, rates, link, batch, optimizer, arithmetic, compiled=compiled)
     median = parts.total
     width = np.exp(NINETY_PERCENT * _step_sigma(parts, rates, link, gpus_per_node))
     tokens_per_rank = batch.accum * batch.tokens
@@ -248,6 +274,6 @@ def estimate_step_time(
             model,
             seq_len=batch.seq_len,
             tokens_per_second_per_gpu=tokens_per_rank / median,
-            peak_flops_per_second=rates.peak_flops_per_second,
+            peak_flops_per_second=None if arithmetic.frozen else rates.peak_flops_per_second,
         ),
     )
