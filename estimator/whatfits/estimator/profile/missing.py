@@ -51,6 +51,7 @@ def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/py
         words += ["--micro-batch-size", "1" if key.micro_batch == "one" else "2"]
         for flag, value, default in (("--loss", key.loss, "standard"), ("--mask", key.mask, "none")):
             words += [flag, value] if value != default else []
+        words += ["--seq-len", "2047"] if key.sequence == "other" else []
         words += ["--dropout", "0.1"] if key.dropout else []
         method, _, targets = key.adapter.partition(":")
         words += ["--adapter", method, "--lora-targets", targets] if method != "none" else []

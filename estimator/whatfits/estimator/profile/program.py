@@ -96,6 +96,8 @@ class ProfileKey:
     dropout: bool = False
     adapter: str = "none"
     """none, or method and targets, such as `lora:k_proj,q_proj`"""
+    sequence: str = "eights"
+    """eights | other: whether the sequence length is a multiple of 8, to which kernels pad a mask's rows"""
 
     @property
     def slug(self) -> str:
@@ -114,6 +116,7 @@ class ProfileKey:
                 *([f"mask_{self.mask}"] if self.mask != "none" else []),
                 *(["dropout"] if self.dropout else []),
                 *([self.adapter.replace(":", "_").replace(",", "+")] if self.adapter != "none" else []),
+                *([f"s_{self.sequence}"] if self.sequence != "eights" else []),
             ]
         )
 

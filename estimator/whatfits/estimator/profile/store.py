@@ -1,14 +1,16 @@
 """Find, load and save compiled profiles: shipped ones are package data, traced ones are in the user's folder.
 
 A profile is two files: `<class>.table.json.gz`, read for every plan, and `<class>.program.json.gz`, read when events
-are needed. Both places have one folder per library stack; what the user traced comes before what is shipped.
+are needed. Both places have one folder per library stack; what the user traced comes before what is shipped. A class
+for sequences of a multiple of 8 answers for other lengths too where no file is there for those.
 """
 
 import gzip
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -26,6 +28,7 @@ __all__ = [
     "known_stacks",
     "load_program",
     "load_table",
+    "save_class",
     "save_profile",
     "shipped_classes",
     "shipped_stacks",
@@ -137,16 +140,25 @@ def load_program(key: ProfileKey, stack: Mapping[str, str] | None = None) -> Eve
 
 def _find(key: ProfileKey, stack: Mapping[str, str] | None, kind: str) -> tuple[Any, int]:
     """File of a profile and when it was written; shipped ones do not change."""
-    name = f"{key.slug}.{kind}.json.gz"
-    folder = stack_folder(stack or DEFAULT_STACK)
-    user, shipped = (place / folder / name for place in _places())
-    try:
-        return user, user.stat().st_mtime_ns
-    except OSError:
-        if shipped.is_file():
-            return shipped, 0
-    having = [s for s in known_stacks() if any((p / stack_folder(s) / name).is_file() for p in _places())]
-    raise MissingProfileError(key, dict(stack or DEFAULT_STACK), having)
+    wanted = stack or DEFAULT_STACK
+    for place, is_users in zip(_places(), (True, False), strict=True):
+        found = _file_in(place / stack_folder(wanted), key, kind)
+        if found is not None:
+            return found, found.stat().st_mtime_ns if is_users else 0
+    having = [
+        known for known in known_stacks()
+        if any(_file_in(place / stack_folder(known), key, kind) for place in _places())
+    ]  # fmt: skip
+    raise MissingProfileError(key, dict(wanted), having)
+
+
+def _file_in(folder: Any, key: ProfileKey, kind: str) -> Any:
+    """The file of a class in a folder, or of the one for multiples of 8 if that answers for all."""
+    for candidate in dict.fromkeys((key, replace(key, sequence="eights"))):
+        path = folder / f"{candidate.slug}.{kind}.json.gz"
+        if path.is_file():
+            return path
+    return None
 
 
 @lru_cache(maxsize=128)
@@ -167,6 +179,22 @@ def _parse(path: Any, build: Callable[[Any], Profile], *, is_users: bool) -> Pro
             raise
         accepted = "a profile written by `whatfits trace`; delete the file, or trace again"
         raise InputError(PROFILES_VARIABLE, str(path), accepted, reason=f"{path}: {error}") from error
+
+
+def save_class(programs: Sequence[EventProgram], folder: Path) -> list[CountTable]:
+    """Write what a class needs: one program that answers for all sequence lengths, or one for other lengths as well.
+
+    The other lengths' files come first, and go first, so that the files present are never taken to answer for more
+    than they do.
+    """
+    others = [program for program in programs if program.key.sequence == "other"]
+    (eights,) = (program for program in programs if program.key.sequence == "eights")
+    tables = [save_profile(program, folder) for program in (*others, eights)]
+    if not others:
+        for kind in ("table", "program"):
+            slug = replace(eights.key, sequence="other").slug
+            (folder / f"{slug}.{kind}.json.gz").unlink(missing_ok=True)
+    return tables
 
 
 def save_profile(program: EventProgram, folder: Path) -> CountTable:

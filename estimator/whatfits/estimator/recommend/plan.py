@@ -7,6 +7,7 @@ from whatfits.estimator.memory.classes import choose_stack
 from whatfits.estimator.memory.device import ALLOCATOR_OVERHEAD, FSDP_OVERHEAD
 from whatfits.estimator.memory.estimate import Device, memory_from_table
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
+from whatfits.estimator.profile import MissingProfileError
 from whatfits.estimator.provenance import provenance_of
 from whatfits.estimator.recommend.choices import batch_points, choices, run_of
 from whatfits.estimator.recommend.explain import reasons, rejections
@@ -50,7 +51,10 @@ def plan_runs(request: PlanRequest) -> Plan:
     device = Device(
         usable=usable_memory(resolved.gpu, resolved.hardware), num_gpus=resolved.hardware.num_gpus
     )
-    result = search(resolved, stack, options, points, device)
+    try:
+        result = search(resolved, stack, options, points, device)
+    except MissingProfileError as error:
+        raise error.for_model(request.model) from None
     ranked = rank(result, resolved.request.objective, resolved.request.limit)
     return Plan(
         candidates=tuple(_candidate(resolved, stack, result, ranked, int(j)) for j in ranked.shown),

@@ -12,10 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from whatfits.estimator.profile import save_profile
-from whatfits.estimator.profile.store import stack_folder
+from whatfits.estimator.profile.store import save_class, stack_folder
 from whatfits.profiler.trace.child_process import TraceChild, TraceFailedError
-from whatfits.profiler.trace.classes import StructureClass, held_out_points, shipped_structures
+from whatfits.profiler.trace.classes import StructureClass, shipped_structures
 from whatfits.profiler.trace.compile import StructureError
 from whatfits.profiler.trace.produce import compile_and_verify
 from whatfits.profiler.trace.sizes import SizeFitError
@@ -49,20 +48,21 @@ def _build(structures: Sequence[StructureClass], *, python: str, folder: Path) -
 def _build_one(structure: StructureClass, child: TraceChild, folder: Path) -> bool:
     started = time.perf_counter()
     path = folder / stack_folder(child.stack)
+    name = f"{path.name} {structure.key.slug}"
     try:
         trace = partial(child.trace, options=structure.options)
-        compiled = compile_and_verify(structure, child.stack, trace, held_out_points(structure))
+        compiled = compile_and_verify(structure, child.stack, trace)
     except (StructureError, SizeFitError, TraceFailedError, ValueError) as error:
-        print(f"{path.name} {structure.key.slug}: FAILED: {str(error)[:500]}", flush=True)
+        print(f"{name}: FAILED: {str(error)[:500]}", flush=True)
         return False
-    table = save_profile(compiled.program, path)
-    seconds = time.perf_counter() - started
-    verdict = "DIFFERS" if compiled.different else "exact"
-    print(
-        f"{path.name} {structure.key.slug}: {len(table.row_label)} rows, {seconds:.1f} s, {verdict}",
-        flush=True,
-    )
-    return not compiled.different
+    different = [point.dims for one in compiled for point in one.different]
+    if different:
+        print(f"{name}: DIFFERS at {different[0]}", flush=True)
+        return False
+    tables = save_class([one.program for one in compiled], path)
+    rows = " + ".join(str(len(table.row_label)) for table in tables)
+    print(f"{name}: {rows} rows, {time.perf_counter() - started:.1f} s, exact", flush=True)
+    return True
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Trace in the environment of any Python that has torch and transformers: `python -m whatfits.profiler.trace.child`.
 
-Nothing else is needed there: no numpy, no pydantic, no installed whatfits. `child_process.TraceChild` starts this
-module so that only the namespace `whatfits` comes from outside the interpreter's own environment; by hand, PYTHONPATH
-names the folder that holds `whatfits/profiler`.
+Nothing else is needed there but the numpy that transformers needs: no pydantic, no installed whatfits.
+`child_process.TraceChild` starts this module so that only modules of whatfits come from outside the interpreter's own
+environment. By hand, where whatfits is installed beside torch, the command above does.
 
 The first line of the answer introduces the interpreter:
 

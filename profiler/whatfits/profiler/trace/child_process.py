@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,8 +36,6 @@ __all__ = [
     "trace_with",
 ]
 
-_NAMESPACE = Path(__file__).parents[2]
-"""The folder `whatfits` that holds the profiler."""
 _BOOTSTRAP = """
 import sys
 if sys.version_info < (3, 11):
@@ -45,14 +44,19 @@ if sys.version_info < (3, 11):
     sys.exit(2)
 import types
 sys.path[:] = [folder for folder in sys.path if folder]
-whatfits = types.ModuleType("whatfits")
-whatfits.__path__ = [sys.argv[1]]
-sys.modules["whatfits"] = whatfits
+for place in sys.argv[1:]:
+    name, _, folder = place.partition("=")
+    package = types.ModuleType(name)
+    package.__path__ = [folder] if folder else []
+    sys.modules[name] = package
 from whatfits.profiler.trace.child import main
 sys.exit(main())
 """
-"""Only `whatfits` comes from here: with this environment's site-packages on its path the child would load our numpy
-or torch, made for another interpreter perhaps, in place of its own."""
+"""Packages come from folders named one by one, and without running what they import themselves: with this
+environment's site-packages on its path the child would load our numpy or torch, made for another interpreter perhaps,
+in place of its own; and the estimator's package needs pydantic, which few environments that train have."""
+_PACKAGES = ("whatfits.profiler", "whatfits.estimator", "whatfits.estimator.profile")
+"""The tracer, and of the estimator the formulas that both use."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
 
@@ -101,7 +105,7 @@ class TraceChild:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the child)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (the interpreter the caller names)
-                [str(python), "-c", _BOOTSTRAP, str(_NAMESPACE)],
+                [str(python), "-c", _BOOTSTRAP, "whatfits=", *_list_folders()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -193,6 +197,17 @@ class TraceChild:
         self._stderr.seek(max(self._stderr.tell() - _SHOWN_STDERR, 0))
         text = self._stderr.read().decode(errors="replace").strip()
         return InterpreterError(f"the child ended with status {status}: {text or 'it said nothing'}")
+
+
+def _list_folders() -> list[str]:
+    """Where this process has the packages that the child gets, as NAME=FOLDER."""
+    folders = []
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        assert spec is not None, name
+        assert spec.submodule_search_locations is not None, name
+        folders.append(f"{name}={next(iter(spec.submodule_search_locations))}")
+    return folders
 
 
 def trace_with(python: Path | str, dims: Dims, options: StepOptions) -> Trace:

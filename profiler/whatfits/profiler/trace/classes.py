@@ -1,7 +1,8 @@
 """Structure classes and the points at which each is traced.
 
 Dims are small, odd and unrelated, so that a size has one explanation. Within a class every trace has the same
-tokens; what separates classes: the options of the step, micro-batch 1, and one / grouped / full key-value heads.
+tokens; what separates classes: the options of the step, micro-batch 1, one / grouped / full key-value heads, and
+sequences whose length is no multiple of 8, for which some kernels have a mask padded.
 """
 
 from collections.abc import Iterator
@@ -11,21 +12,28 @@ from itertools import product
 from whatfits.estimator.profile import ProfileKey
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
-__all__ = ["StructureClass", "class_at", "held_out_points", "shipped_structures", "structure_class"]
+__all__ = [
+    "StructureClass",
+    "class_at",
+    "held_out_points",
+    "shipped_structures",
+    "structure_class",
+    "with_sequence",
+]
 
-_POINTS: tuple[tuple[int, int, int, int, int, int, int, int, int], ...] = (
-    # b, s, h / a, i, a, groups (a / k), d, V, r
-    (2, 130, 60, 298, 6, 3, 24, 701, 5),
-    (3, 77, 24, 172, 10, 2, 40, 313, 3),
-    (5, 150, 33, 97, 4, 2, 16, 97, 7),
-    (2, 260, 11, 121, 12, 4, 56, 205, 2),
-    (3, 390, 23, 331, 8, 2, 72, 411, 11),
-    (4, 65, 31, 203, 6, 2, 96, 157, 9),
-    (7, 33, 27, 111, 9, 3, 8, 523, 4),
-    (2, 201, 13, 259, 14, 2, 136, 149, 6),
+_POINTS: tuple[tuple[int, int, int, int, int, int, int, int, int, int], ...] = (
+    # b, s (a multiple of 8, another), h / a, i, a, groups (a / k), d, V, r
+    (2, 136, 130, 60, 298, 6, 3, 24, 701, 5),
+    (3, 72, 77, 24, 172, 10, 2, 40, 313, 3),
+    (5, 152, 150, 33, 97, 4, 2, 16, 97, 7),
+    (2, 264, 260, 11, 121, 12, 4, 56, 205, 2),
+    (3, 392, 390, 23, 331, 8, 2, 72, 411, 11),
+    (4, 56, 65, 31, 203, 6, 2, 96, 157, 9),
+    (7, 40, 33, 27, 111, 9, 3, 8, 523, 4),
+    (2, 200, 201, 13, 259, 14, 2, 136, 149, 6),
 )
-_HELD_OUT = ((7, 3, 640, 2048), (9, 4, 777, 1376))
-"""Depth, batch, sequence and intermediate size of the points each fresh profile must reproduce."""
+_HELD_OUT = ((7, 3, 640, 637, 2048), (9, 4, 776, 777, 1376))
+"""Depth, batch, sequence (as above) and intermediate size of the points each fresh profile must reproduce."""
 _PRECISIONS = ("bf16",)
 _ATTENTIONS = ("sdpa",)
 _CHECKPOINTINGS = ("none", "full")
@@ -43,8 +51,17 @@ class StructureClass:
     symbols: tuple[str, ...]
 
 
-def structure_class(options: StepOptions, *, micro_batch: str, kv_heads: str) -> StructureClass:
-    """The class of some options; `micro_batch` is one | many, `kv_heads` one | grouped | full."""
+def structure_class(
+    options: StepOptions, *, micro_batch: str, kv_heads: str, sequence: str = "eights"
+) -> StructureClass:
+    """The class of some options.
+
+    Args:
+        options: of the step.
+        micro_batch: one | many.
+        kv_heads: one | grouped | full.
+        sequence: eights | other, for lengths that are a multiple of 8 or not.
+    """
     key = ProfileKey(
         architecture=options.architecture,
         precision=options.precision,
@@ -57,6 +74,7 @@ def structure_class(options: StepOptions, *, micro_batch: str, kv_heads: str) ->
         mask=options.mask,
         dropout=options.dropout > 0,
         adapter=_name_adapter(options.adapter),
+        sequence=sequence,
     )
     dropped = {"b"} if micro_batch == "one" else set()
     if kv_heads != "grouped":
@@ -66,7 +84,7 @@ def structure_class(options: StepOptions, *, micro_batch: str, kv_heads: str) ->
     return StructureClass(
         key=key,
         options=options,
-        points=tuple(_point(row, micro_batch, kv_heads) for row in _POINTS),
+        points=tuple(_point(row, micro_batch, kv_heads, sequence) for row in _POINTS),
         symbols=tuple(x for x in "bshiakdVr" if x not in dropped),
     )
 
@@ -74,7 +92,20 @@ def structure_class(options: StepOptions, *, micro_batch: str, kv_heads: str) ->
 def class_at(options: StepOptions, dims: Dims) -> StructureClass:
     """The class that some dims fall into."""
     kv_heads = "full" if dims["k"] == dims["a"] else "one" if dims["k"] == 1 else "grouped"
-    return structure_class(options, micro_batch="one" if dims["b"] == 1 else "many", kv_heads=kv_heads)
+    return structure_class(
+        options,
+        micro_batch="one" if dims["b"] == 1 else "many",
+        kv_heads=kv_heads,
+        sequence="other" if dims["s"] % 8 else "eights",
+    )
+
+
+def with_sequence(structure: StructureClass, sequence: str) -> StructureClass:
+    """The same class for sequences of a multiple of 8 (`eights`) or of other lengths (`other`)."""
+    key = structure.key
+    return structure_class(
+        structure.options, micro_batch=key.micro_batch, kv_heads=key.kv_heads, sequence=sequence
+    )
 
 
 def shipped_structures() -> Iterator[StructureClass]:
@@ -95,7 +126,7 @@ def held_out_points(structure: StructureClass) -> list[Dims]:
         {
             "L": L,
             "b": 1 if structure.key.micro_batch == "one" else b,
-            "s": s,
+            "s": eights if structure.key.sequence == "eights" else other,
             "h": 512,
             "i": i,
             "a": 8,
@@ -104,7 +135,7 @@ def held_out_points(structure: StructureClass) -> list[Dims]:
             "V": 32000,
             "r": 16,
         }
-        for L, b, s, i in _HELD_OUT
+        for L, b, eights, other, i in _HELD_OUT
     ]
 
 
@@ -116,12 +147,12 @@ def _name_adapter(adapter: AdapterOptions | None) -> str:
     return f"{method}:{','.join(sorted(adapter.targets))}"
 
 
-def _point(row: tuple[int, ...], micro_batch: str, kv_heads: str) -> Dims:
-    b, s, width, i, a, groups, d, vocab, rank = row
+def _point(row: tuple[int, ...], micro_batch: str, kv_heads: str, sequence: str) -> Dims:
+    b, eights, other, width, i, a, groups, d, vocab, rank = row
     k = {"one": 1, "grouped": a // groups, "full": a}[kv_heads]
     return {
         "b": 1 if micro_batch == "one" else b,
-        "s": s,
+        "s": eights if sequence == "eights" else other,
         "h": width * a,
         "i": i,
         "a": a,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _ACCEPTED = {
     "--precision": ("bf16", "fp32", "bf16_mixed", "fp16_mixed"),
     "--attention": ("sdpa", "eager"),
-    "--checkpointing": ("none", "full", "selective"),
+    "--checkpointing": ("none", "full", "ops", "every_2", "every_3", "every_4"),
     "--mask": ("none", "ones", "padded", "packed"),
     "--loss": ("standard", "chunked", "fused_linear"),
     "--adapter": ("none", "lora", "dora", "qlora"),
@@ -39,7 +39,10 @@ def trace(
     ] = "bf16",
     attention: Annotated[str, typer.Option(metavar="NAME", help="sdpa or eager.")] = "sdpa",
     checkpointing: Annotated[
-        str, typer.Option(metavar="NAME", help="Activation checkpointing: none, selective or full.")
+        str,
+        typer.Option(
+            metavar="NAME", help="Activation checkpointing: none, full, ops, or every_2 to every_4 layers."
+        ),
     ] = "none",
     micro_batch_size: Annotated[
         int, typer.Option(min=1, metavar="N", help="Sequences per forward pass.")
@@ -172,8 +175,7 @@ def _blame(python: str | None, error: "InterpreterError") -> Exception:
 
 
 def _answer(child: "TraceChild", spec: "ModelSpec", options: "StepOptions", dims: "Dims") -> "TraceAnswer":
-    from whatfits.estimator.profile import save_profile
-    from whatfits.estimator.profile.store import stack_folder, user_profiles
+    from whatfits.estimator.profile.store import save_class, stack_folder, user_profiles
     from whatfits.profiler.trace.classes import class_at
     from whatfits.profiler.trace.produce import produce
     from whatfits.service.cli.trace_answer import describe_trace
@@ -182,7 +184,7 @@ def _answer(child: "TraceChild", spec: "ModelSpec", options: "StepOptions", dims
     produced = produce(structure, child.stack, partial(child.trace, options=options), dims)
     folder = user_profiles() / stack_folder(child.stack)
     if produced.fallback is None:
-        save_profile(produced.program, folder)
+        save_class(produced.programs, folder)
     return describe_trace(
         spec.name, produced, dims, versions=child.versions, python=child.python, folder=folder
     )
