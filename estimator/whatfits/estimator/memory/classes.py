@@ -8,7 +8,6 @@ from whatfits.estimator.profile import CountTable, EventProgram, ProfileKey, loa
 from whatfits.estimator.profile.program import ProfileHead
 from whatfits.estimator.profile.store import find_stack
 from whatfits.estimator.specs import (
-    ActivationCheckpointing,
     AdapterSpec,
     Attention,
     Dtype,
@@ -67,14 +66,8 @@ def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
         mask="packed" if training.packed_sequences else "none",
         dropout=training.dropout > 0,
         adapter=_adapter(training.method, training.adapter),
+        sequence="other" if training.seq_len % 8 else "eights",
     )
-
-
-def _checkpointing(training: TrainingSpec) -> str:
-    """none, full, or the rule of selective checkpointing; by default each layer's choice of ops."""
-    if training.activation_checkpointing is ActivationCheckpointing.SELECTIVE:
-        return training.checkpointing_policy or "ops"
-    return str(training.activation_checkpointing)
 
 
 def _module_precision(training: TrainingSpec) -> str:
