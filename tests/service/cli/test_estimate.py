@@ -75,6 +75,32 @@ def test_every_option_reaches_the_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert (spec.parallelism.dp_replicate_degree, spec.allocator) == (8, "expandable")
 
 
+def test_options_of_method_and_module_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """No profile of that class is shipped; the error names it, and with it every option."""
+    options = (
+        "--model llama-60m --gpus a100-80gb-sxm --precision bf16_mixed --method dora --lora-rank 4 --lora-targets "
+        "v_proj,q_proj --attention eager --dropout 0.2 --packed --loss chunked --checkpointing every_3"
+    )
+    code, _, err = run(capsys, *options.split())
+    assert code == 2
+    slug = (
+        "llamaforcausallm-bf16_mixed-eager-ckpt_every_3-loss_chunked-mb_one-kv_full-untied-mask_packed-dropout-"
+        "dora_q_proj+v_proj"
+    )
+    assert slug in err.replace("\n", "")
+
+
+def test_clipping_reaches_the_run_and_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    question = ["--model", "llama-60m", "--gpus", "a100-80gb-sxm", "--precision", "bf16_master", "--clip"]
+    _, out, _ = run(capsys, *question, "--json")
+    answer = Estimate.model_validate_json(out)
+    assert answer.spec.training.gradient_clipping is True
+    assert answer.memory.breakdown.master_weights > 0
+    _, text, _ = run(capsys, *question)
+    assert "bf16_master, clipped" in text
+    assert "master weights" in text
+
+
 def test_layerwise_and_shards_reach_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     question = ["--model", "llama-60m", "--seq-len", "256", "--json"]
     _, out, _ = run(capsys, *question, "--gpus", "a100-80gb-sxm", "--layerwise")

@@ -41,10 +41,36 @@ def estimate(
     layerwise: Annotated[
         bool | None, typer.Option("--layerwise", help="Update each parameter in the backward pass.")
     ] = None,
+    clip: Annotated[bool | None, typer.Option("--clip", help="Clip gradients by their global norm.")] = None,
     checkpointing: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Activation checkpointing: none, selective or full.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Activation checkpointing: none, full, selective, or selective's ops or every_<k>.",
+        ),
     ] = None,
-    precision: Annotated[str | None, typer.Option(metavar="NAME", help="Such as bf16.")] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="bf16, fp32, bf16_mixed, bf16_master or fp16_mixed."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(metavar="NAME", help="full, lora, qlora or dora.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(metavar="N", help="Rank of the adapter.")] = None,
+    lora_targets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Layers that get an adapter, such as q_proj,v_proj or all-linear."
+        ),
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(metavar="NAME", help="auto, sdpa, eager or flash_attention_2.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(metavar="P", help="Attention dropout.")] = None,
+    packed: Annotated[
+        bool | None, typer.Option("--packed", help="Several documents share a sequence.")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(metavar="NAME", help="standard, chunked or fused_linear.")
+    ] = None,
     framework: Annotated[
         str | None, typer.Option(metavar="NAME", help="Whose training loop, such as pytorch.")
     ] = None,
@@ -65,14 +91,23 @@ def estimate(
     """
     from whatfits.service.cli.questions import drop_unset
 
+    is_policy = checkpointing not in (None, "none", "full", "selective")
     training = drop_unset(
         micro_batch_size=micro_batch,
         seq_len=seq_len,
         grad_accum_steps=grad_accum,
         optimizer=drop_unset(name=optimizer, rank=rank, implementation=implementation),
         layerwise_update=layerwise,
-        activation_checkpointing=checkpointing,
+        gradient_clipping=clip,
+        activation_checkpointing="selective" if is_policy else checkpointing,
+        checkpointing_policy=checkpointing if is_policy else None,
         precision=precision,
+        method=method,
+        adapter=drop_unset(rank=lora_rank, targets=lora_targets and lora_targets.split(",")),
+        attention=attention,
+        dropout=dropout,
+        packed_sequences=packed,
+        loss=loss,
         framework=framework,
     )
     parallelism = drop_unset(dp_shard_degree=shard, zero_stage=None if shard is None else 3, tp_degree=tp)

@@ -32,6 +32,14 @@ def plan(
         list[str] | None,
         typer.Option(metavar="NAME", help="Precision to try; may be repeated; default: bf16."),
     ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Training method to try; may be repeated; default: full."),
+    ] = None,
+    framework: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Training loop to try; may be repeated; default: pytorch."),
+    ] = None,
     objective: Annotated[
         str | None, typer.Option(metavar="GOAL", help="Rank by throughput (default) or memory.")
     ] = None,
@@ -54,6 +62,8 @@ def plan(
         optimizers=optimizer,
         ranks=rank,
         precisions=precision,
+        methods=method,
+        frameworks=framework,
         objective=objective,
         limit=limit,
     )

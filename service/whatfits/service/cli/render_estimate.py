@@ -15,6 +15,7 @@ from whatfits.service.cli.wording import (
     word_optimizer,
     word_placement,
     word_speed,
+    word_training,
 )
 
 _VERDICTS = {Verdict.YES: "fits", Verdict.NO: "does not fit", Verdict.UNCERTAIN: "uncertain"}
@@ -57,9 +58,9 @@ def _word_run(answer: Estimate) -> str:
     training, hardware = answer.spec.training, answer.spec.hardware
     model = answer.spec.model if isinstance(answer.spec.model, str) else "the given config"
     return (
-        f"{model}, {training.precision}, {word_optimizer(training.optimizer)}, "
+        f"{model}, {word_training(training)}, {word_optimizer(training.optimizer)}, "
         f"micro-batch {training.micro_batch_size} x {training.seq_len} tokens, "
-        f"checkpointing {training.activation_checkpointing}, {word_placement(answer.spec.parallelism)}, "
+        f"checkpointing {training.checkpointing_policy or training.activation_checkpointing}, {word_placement(answer.spec.parallelism)}, "
         f"{hardware.num_gpus} x {hardware.gpu}"
     )
 

@@ -1,6 +1,16 @@
 """How the terminal words what the specs hold as numbers."""
 
-from whatfits.estimator.specs import DeviceBytes, Estimate, OptimizerSpec, ParallelismSpec, Verdict
+from whatfits.estimator.specs import (
+    Attention,
+    DeviceBytes,
+    Estimate,
+    Loss,
+    Method,
+    OptimizerSpec,
+    ParallelismSpec,
+    TrainingSpec,
+    Verdict,
+)
 from whatfits.estimator.units import GIB
 
 VERDICT_STYLES = {Verdict.YES: "bold green", Verdict.UNCERTAIN: "bold yellow", Verdict.NO: "bold red"}
@@ -9,6 +19,21 @@ VERDICT_STYLES = {Verdict.YES: "bold green", Verdict.UNCERTAIN: "bold yellow", V
 def word_optimizer(optimizer: OptimizerSpec) -> str:
     """Name an optimizer with its rank: "apollo rank 256"."""
     return optimizer.name if optimizer.rank is None else f"{optimizer.name} rank {optimizer.rank}"
+
+
+def word_training(training: TrainingSpec) -> str:
+    """Name precision and what is not the default of method, attention, loss and loop: "bf16, lora rank 8, clipped"."""
+    rank = f" rank {training.adapter.rank}" if training.adapter else ""
+    words = (
+        str(training.precision),
+        "" if training.method is Method.FULL else f"{training.method}{rank}",
+        str(training.attention) if training.attention is Attention.EAGER else "",
+        f"dropout {training.dropout}" if training.dropout else "",
+        "packed" if training.packed_sequences else "",
+        "" if training.loss is Loss.STANDARD else f"{training.loss} loss",
+        "clipped" if training.gradient_clipping else "",
+    )
+    return ", ".join(filter(None, words))
 
 
 def word_placement(parallelism: ParallelismSpec) -> str:
