@@ -53,6 +53,7 @@ def test_submitting_the_form_makes_a_link_that_is_the_answer(visit: Visit, serve
         "gpus": ["8xA100-80GB"],
         "seq_len": ["4096"],
         "optimizer": ["adamw", "apollo_mini"],
+        "precision": ["bf16"],
         "objective": ["memory"],
     } | ({"global_batch_size": [""]} if "global_batch_size" in query else {})
     headline = page.locator("h1").inner_text()

@@ -27,6 +27,7 @@ def test_an_empty_query_string_is_the_headline_question() -> None:
         "hardware": "8xA100-80GB",
         "seq_len": 2048,
         "optimizers": "all",
+        "precisions": ["bf16"],
         "objective": "throughput",
     }
 
@@ -34,7 +35,7 @@ def test_an_empty_query_string_is_the_headline_question() -> None:
 def test_every_field_of_the_query_string_reaches_the_request() -> None:
     query = (
         "model=llama-2-7b&gpus=h100&seq_len=4096&global_batch_size=64"
-        "&optimizer=adamw&optimizer=apollo&objective=memory"
+        "&optimizer=adamw&optimizer=apollo&precision=bf16_mixed&objective=memory"
     )
 
     request = build_plan_request(read_plan_form(QueryParams(query)))
@@ -45,6 +46,7 @@ def test_every_field_of_the_query_string_reaches_the_request() -> None:
         "seq_len": 4096,
         "global_batch_size": 64,
         "optimizers": ["adamw", "apollo"],
+        "precisions": ["bf16_mixed"],
         "objective": "memory",
     }
     PlanRequest.model_validate(request)
@@ -68,7 +70,7 @@ def test_any_text_as_a_number_is_passed_on_for_the_api_to_judge(text: str) -> No
     if text:
         assert str(request["seq_len"]).lstrip("-") in text or int(text) == request["seq_len"]
     else:
-        assert request.keys() == {"model", "hardware", "optimizers", "objective"}
+        assert request.keys() == {"model", "hardware", "optimizers", "precisions", "objective"}
 
 
 def test_the_command_asks_the_same_question() -> None:
@@ -79,7 +81,7 @@ def test_the_command_asks_the_same_question() -> None:
     assert shlex.split(build_cli_command(form)) == [
         *("whatfits", "plan", "my model; rm", "--gpus", "2x8xh100", "--seq-len", "2048"),
         *("--global-batch-size", "64", "--optimizer", "adamw", "--optimizer", "apollo"),
-        *("--objective", "throughput"),
+        *("--precision", "bf16", "--objective", "throughput"),
     ]
 
 
@@ -92,6 +94,7 @@ def test_the_command_asks_the_same_question() -> None:
         ("/seq_len", "seq_len", "seq_len"),
         ("/optimizers/0", "optimizers[0]", "optimizers"),
         ("/objective", "objective", "objective"),
+        ("/precisions/0", "precisions[0]", "precision"),
         ("/training/seq_len", "training.seq_len", "seq_len"),
         ("/global_batch_size", "global_batch_size", "global_batch_size"),
     ],
@@ -106,7 +109,7 @@ def test_a_problem_stands_at_its_field(pointer: str, field: str, expected: str) 
 
 
 def test_what_belongs_to_no_field_is_general() -> None:
-    stray = FieldProblem(pointer="/precisions", field="precisions", detail="stray")
+    stray = FieldProblem(pointer="/limit", field="limit", detail="stray")
 
     with_errors = assign_problems(Problem(type="t", title="T", status=422, detail="d", errors=(stray,)))
     without = assign_problems(Problem(type="t", title="T", status=500, detail="down"))

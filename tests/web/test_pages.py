@@ -64,7 +64,7 @@ def test_the_query_string_is_the_question(site: TestClient, planner: FakePlanner
     assert page.field("seq_len")["value"] == "4096"
     assert page.field("global_batch_size")["value"] == "64"
     assert [box["value"] for box in page.all("input") if "checked" in box] == ["adamw"]
-    assert [option["value"] for option in page.all("option") if "selected" in option] == ["memory"]
+    assert [option["value"] for option in page.all("option") if "selected" in option] == ["bf16", "memory"]
     assert "least memory: " in page.text
 
 
@@ -116,8 +116,10 @@ def test_the_request_shown_is_the_request_asked(site: TestClient, planner: FakeP
         ("seq_len=0", "seq_len", "greater than or equal to 1"),
         ("seq_len=many", "seq_len", "many"),
         ("global_batch_size=9", "global_batch_size", "a multiple of 8"),
-        ("optimizer=adam", None, "did you mean adamw"),
+        ("optimizer=adamq", None, "did you mean adamw"),
         ("objective=quality", "objective", "not modelled yet"),
+        ("precision=fp8", "precision", "not modelled yet"),
+        ("precision=bf15", "precision", "did you mean bf16"),
         ("model=python:os:getcwd", "model", "command line only"),
         ("model=", "model", "no model is called"),
     ],
@@ -141,7 +143,7 @@ def test_a_wrong_value_is_explained_beside_its_field(
 def test_what_was_typed_is_escaped_everywhere(site: TestClient) -> None:
     attack = '"><script>alert(1)</script>'
 
-    for name in ("model", "gpus", "seq_len", "global_batch_size", "optimizer", "objective"):
+    for name in ("model", "gpus", "seq_len", "global_batch_size", "optimizer", "precision", "objective"):
         html = site.get("/", params={name: attack}).text
         assert "<script>alert" not in html
         assert "&lt;script&gt;alert(1)" in html

@@ -51,6 +51,7 @@ def test_attention_mask_dropout_and_loss_name_the_class() -> None:
     assert [key_of(packed_sequences=packed).mask for packed in (False, True)] == ["none", "packed"]
     assert [key_of(dropout=p).dropout for p in (0.0, 0.1)] == [False, True]
     assert key_of(loss="fused_linear").loss == "fused_linear"
+    assert [key_of(seq_len=n).sequence for n in (128, 500)] == ["eights", "other"]
     assert (
         key_of(activation_checkpointing="selective", checkpointing_policy="every_2").checkpointing
         == "every_2"

@@ -20,6 +20,7 @@ DEFAULT_MODEL = "LLaMA-13B"
 DEFAULT_GPUS = "8xA100-80GB"
 DEFAULT_SEQ_LEN = "2048"
 DEFAULT_OBJECTIVE = "throughput"
+DEFAULT_PRECISION = "bf16"
 
 _LONGEST_NUMBER = 18
 
@@ -34,6 +35,7 @@ class PlanForm:
     global_batch_size: str = ""
     optimizers: tuple[str, ...] = ()
     """Names asked for; none means all."""
+    precision: str = DEFAULT_PRECISION
     objective: str = DEFAULT_OBJECTIVE
 
 
@@ -66,6 +68,7 @@ def read_plan_form(query: QueryString) -> PlanForm:
         seq_len=query.get("seq_len", DEFAULT_SEQ_LEN).strip(),
         global_batch_size=query.get("global_batch_size", "").strip(),
         optimizers=tuple(dict.fromkeys(name for name in query.getlist("optimizer") if name != "all")),
+        precision=query.get("precision", DEFAULT_PRECISION).strip(),
         objective=query.get("objective", DEFAULT_OBJECTIVE).strip(),
     )
 
@@ -79,6 +82,7 @@ def build_plan_request(form: PlanForm) -> dict[str, Any]:
     if form.global_batch_size:
         request["global_batch_size"] = _number_or_text(form.global_batch_size)
     request["optimizers"] = list(form.optimizers) or "all"
+    request["precisions"] = [form.precision]
     request["objective"] = form.objective
     return request
 
@@ -92,7 +96,7 @@ def build_cli_command(form: PlanForm) -> str:
         words += ["--global-batch-size", form.global_batch_size]
     for name in form.optimizers:
         words += ["--optimizer", name]
-    words += ["--objective", form.objective]
+    words += ["--precision", form.precision, "--objective", form.objective]
     return shlex.join(words)
 
 
@@ -105,6 +109,8 @@ _FIELD_OF = {
     "global_batch_size": "global_batch_size",
     "optimizers": "optimizers",
     "optimizer": "optimizers",
+    "precisions": "precision",
+    "precision": "precision",
     "objective": "objective",
 }
 

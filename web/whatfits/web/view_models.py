@@ -106,6 +106,7 @@ class PlanPage:
     models: tuple[Choice, ...]
     gpus: tuple[Choice, ...]
     optimizers: tuple[Choice, ...]
+    precisions: tuple[Choice, ...]
     objectives: tuple[Choice, ...]
     problems: FormProblems
     problem_title: str

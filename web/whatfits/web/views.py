@@ -44,6 +44,13 @@ from whatfits.web.wording import (
 __all__ = ["build_plan_page"]
 
 _OBJECTIVES = {"throughput": "Fastest first", "memory": "Least memory first"}
+_PRECISIONS = {
+    "bf16": "bf16",
+    "bf16_mixed": "bf16 mixed (autocast over fp32 weights)",
+    "bf16_master": "bf16 with fp32 master weights",
+    "fp32": "fp32",
+    "fp16_mixed": "fp16 mixed (autocast and loss scaling)",
+}
 _BEST_WORDS = {"throughput": "fastest", "memory": "least memory"}
 _FITS_WORDS = {"yes": "fits", "no": "does not fit", "uncertain": "uncertain"}
 
@@ -62,6 +69,7 @@ def build_plan_page(form: PlanForm, catalog: Catalog, outcome: Plan | Problem) -
             Choice(value=f"{count}{gpu.id}", label=gpu.name) for gpu in catalog.gpus for count in ("", "8x")
         ),
         optimizers=_choices(titles, form.optimizers),
+        precisions=_choices(_PRECISIONS, (form.precision,)),
         objectives=_choices(_OBJECTIVES, (form.objective,)),
         problems=assign_problems(problem),
         problem_title=problem.title if problem else "",
