@@ -87,7 +87,7 @@ def test_a_wrong_plan_request_is_named(
             6000,
             "rank 6000 is above hidden_size 5120",
         ),
-        ({"training": {"optimizer": {"name": "lion"}}}, "/training/optimizer/name", "lion", "adamw"),
+        ({"training": {"optimizer": {"name": "rprop"}}}, "/training/optimizer/name", "rprop", "adamw"),
         ({"hardware": {"gpu": "a100"}}, "/hardware/gpu", "a100", "40 GB and 80 GB"),
     ],
 )

@@ -42,7 +42,7 @@ def test_wrong_value_is_shown_with_what_is_accepted() -> None:
 
 def test_a_wrong_item_is_one_fault_and_not_a_second_one_of_its_list() -> None:
     (line,) = describe(PlanRequest, {"model": "m", "hardware": "h100", "optimizers": ["galor_adamw"]})
-    assert line.startswith("optimizers[0]: 'galor_adamw' is not accepted; accepted: sgd, adamw, ")
+    assert line.startswith("optimizers[0]: 'galor_adamw' is not accepted; accepted: sgd, sgdm, adamw, ")
     assert "did you mean galore_adamw" in line
 
 

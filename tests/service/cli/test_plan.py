@@ -81,8 +81,8 @@ def test_strict_tells_certain_from_uncertain(capsys: pytest.CaptureFixture[str])
         (("llama-13b", "--gpus", "0xh100"), ("0xh100", "2x8xh100")),
         (("llama-13b", "--gpus", "h100", "--seq-len", "0"), ("seq_len: 0",)),
         (
-            ("llama-13b", "--gpus", "h100", "--optimizer", "adamq"),
-            ("optimizers[0]: 'adamq'", "did you mean adamw"),
+            ("llama-13b", "--gpus", "h100", "--optimizer", "adamww"),
+            ("optimizers[0]: 'adamww'", "did you mean adamw"),
         ),
         (
             ("llama-13b", "--gpus", "h100", "--optimizer", "apollo", "--rank", "9999"),

@@ -22,7 +22,7 @@ from whatfits.estimator.memory.loop import (
     scaler_state_events,
     unscaling_events,
 )
-from whatfits.estimator.memory.optimizers import OptimizerEvent, StepPhase
+from whatfits.estimator.memory.optimizers import GRADIENT, OptimizerEvent, StepPhase
 from whatfits.estimator.memory.peak import Gradients
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
@@ -228,7 +228,10 @@ class _Run:
 
     def _gradient_ready(self, name: str, block: int, phase: StepPhase) -> None:
         if self.memory.optimizer.layerwise:
+            self.states[GRADIENT, name] = deque([block])
             self._optimizer(self.memory.optimizer.program.events((self.parameters[name],), phase))
+            if not self.states.pop((GRADIENT, name)):
+                return  # the update freed the gradient itself
         if self.released or name in self.gradients:
             self.out.free(block)
         else:

@@ -1,9 +1,9 @@
-"""Records what steps of released optimizers allocate and free, into apollo_steps.json and galore_8bit_steps.json.
+"""Records what steps of released optimizers allocate and free, into apollo_, galore_8bit_ and sophia_steps.json.
 
 Run by hand: ``python -m tests.estimator.memory.optimizers.record_steps``, in an environment that also has apollo-torch
 1.0.3. Its licence (CC-BY-NC 4.0) keeps it out of the project's dependencies; the sizes it was seen to allocate are
 facts, and are all that is kept. GaLore's 8-bit optimizer waits for a CUDA device after each parameter; here it steps on
-the CPU and the wait is left out.
+the CPU and the wait is left out. Sophia is not a package: its sophia.py (commit a7e1572) has to be importable.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import galore_torch
 import torch
 from apollo_torch import APOLLOAdamW
+from sophia import SophiaG
 
 from tests.estimator.memory.optimizers import references
 from whatfits.profiler.trace.optimizer_step import StepEvent, trace_optimizer_step
@@ -29,6 +30,7 @@ APOLLO_NAMES = (
     "head",
 )
 GALORE_8BIT_NAMES = ("wide", "tall", "square", "rank above the shorter side", "embedding", "vector")
+SOPHIA_NAMES = ("embedding", "wide", "vector", "tall", "vector of one", "square", "head")
 PHASES = ("first", "steady", "refresh")
 SEED_BYTES = 15 * 8
 """APOLLO draws 15 int64 numbers for its next seed on the CPU; on CUDA they never touch the device."""
@@ -78,6 +80,13 @@ def record_galore_8bit(name: str, dtype_bytes: int, rank: int = 64) -> dict[str,
     return {"parameter": name, "dtype_bytes": dtype_bytes, "rank": rank, "steps": steps}
 
 
+def record_sophia(dtype_bytes: int) -> dict[str, Any]:
+    """First, steady and another step of SophiaG; its Hessian is estimated outside ``step()``."""
+    parameters = references.make_parameters(SOPHIA_NAMES)
+    optimizer = SophiaG(references.torch_parameters(parameters, dtype_bytes, "cpu"))
+    return {"dtype_bytes": dtype_bytes, "steps": {p: plain(trace_optimizer_step(optimizer)) for p in PHASES}}
+
+
 def write(path: Path, source: str, cases: list[dict[str, Any]], **head: Any) -> None:
     """One case per line."""
     header = json.dumps({"source": f"{source}, stepped on the CPU, torch {torch.__version__}", **head})
@@ -86,13 +95,15 @@ def write(path: Path, source: str, cases: list[dict[str, Any]], **head: Any) -> 
 
 
 def main() -> None:
-    """Write both recordings."""
+    """Write the recordings."""
     apollo = [
         record_apollo(dtype_bytes, rank, scale_type)
         for dtype_bytes in (4, 2)
         for rank, scale_type in ((64, "channel"), (1, "tensor"))
     ]
     write(HERE / "apollo_steps.json", "apollo-torch 1.0.3", apollo, parameters=APOLLO_NAMES)
+    sophia = [record_sophia(s) for s in (4, 2)]
+    write(HERE / "sophia_steps.json", "Liuhong99/Sophia, commit a7e1572", sophia, parameters=SOPHIA_NAMES)
     torch.cuda.synchronize = lambda *_: None
     galore = [record_galore_8bit(name, s) for name in GALORE_8BIT_NAMES for s in (4, 2)]
     write(HERE / "galore_8bit_steps.json", "galore-torch 1.0, bitsandbytes 0.50.2", galore)

@@ -1,8 +1,7 @@
 """What the programs say a step allocates and frees equals the traced step, event for event."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 from tests.estimator.memory.optimizers import references
+from tests.estimator.memory.optimizers.phases import ORDERS, Event, program_phases, traced_phases
 from whatfits.estimator.memory.optimizers import (
     AdamW8bit,
     AdamWForeach,
@@ -19,22 +19,12 @@ from whatfits.estimator.memory.optimizers import (
     GaLoreAdamW,
     GaLoreAdamW8bit,
     OptimizerProgram,
-    ParameterTensor,
     Sgd,
     StepPhase,
-    number_blocks,
 )
 from whatfits.estimator.memory.optimizers.galore_projection import SVD_INTERNAL
-from whatfits.profiler.trace.optimizer_step import trace_optimizer_step
 
 RANK = 64
-ORDERS = {
-    "a transformer's": ("embedding", "wide", "vector", "tall", "tall", "square", "odd", "vector", "head"),
-    "vectors last": ("tall", "wide", "rank above the shorter side", "one row", "vector", "vector of one"),
-    "a matrix last": ("vector", "head", "not a multiple of a block", "wide"),
-}
-Event = tuple[str, int, int]
-
 TORCH_CASES: dict[
     str, tuple[Callable[[int], OptimizerProgram], Callable[[Any], torch.optim.Optimizer], str]
 ] = {
@@ -65,36 +55,6 @@ TORCH_CASES: dict[
         "cpu",
     ),
 }
-
-
-def traced_phases(optimizer: torch.optim.Optimizer, refresh_step: int) -> dict[StepPhase, list[Event]]:
-    """Events of the first, the second and the first refreshing step; -1 for blocks older than the step."""
-    steps = [trace_optimizer_step(optimizer) for _ in range(refresh_step + 1)]
-    chosen = {StepPhase.first: steps[0], StepPhase.steady: steps[1], StepPhase.refresh: steps[refresh_step]}
-    return {phase: [(e.kind, max(e.block, -1), e.nbytes) for e in events] for phase, events in chosen.items()}
-
-
-def program_phases(
-    program: OptimizerProgram,
-    parameters: Sequence[ParameterTensor],
-    *,
-    without_labels: Sequence[str] = (),
-    without_owner: str = "",
-) -> dict[StepPhase, list[Event]]:
-    """The program's events in the trace's form, without what a trace cannot see."""
-    phases: dict[StepPhase, list[Event]] = {}
-    for phase in StepPhase:
-        events = [
-            event
-            for event in program.events(parameters, phase)
-            if event.label not in without_labels
-            and not (isinstance(event.key, tuple) and event.key[0] == without_owner)
-        ]
-        older: dict[Hashable, deque[int]] = {}
-        if phase is not StepPhase.first:
-            older = {(p.name, state.name): deque([-1]) for p in parameters for state in program.states(p)}
-        phases[phase] = [(e.kind, e.block, e.nbytes) for e in number_blocks(events, live=older)]
-    return phases
 
 
 @pytest.mark.parametrize("dtype_bytes", [4, 2], ids=["fp32", "bf16"])

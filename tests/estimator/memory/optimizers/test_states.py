@@ -7,7 +7,6 @@ import torch
 
 from tests.estimator.memory.optimizers import references
 from whatfits.estimator.memory.optimizers import (
-    OPTIMIZERS,
     AdamW8bit,
     AdamWForeach,
     AdamWForLoop,
@@ -174,7 +173,3 @@ def test_state_bytes_round_each_device_tensor_to_512(case: str) -> None:
     expected = sum(-(-state.nbytes // 512) * 512 for state in tensors if state.on_device)
 
     assert program.state_bytes(ALL) == expected
-
-
-def test_every_optimizer_has_a_case() -> None:
-    assert {case.split()[0] for case in CASES} | {"galore_adamw_8bit"} == set(OPTIMIZERS)

@@ -6,6 +6,7 @@ from whatfits.estimator.memory.optimizers.frame import NumberedEvent, number_blo
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.program import (
+    GRADIENT,
     OptimizerEvent,
     OptimizerProgram,
     ParameterRole,
@@ -19,10 +20,12 @@ from whatfits.estimator.memory.optimizers.registry import (
     OptimizerFacts,
     RankRule,
     build_optimizer_program,
+    optimizer_facts,
 )
 from whatfits.estimator.memory.optimizers.torch_optim import AdamWForeach, AdamWForLoop, AdamWFused, Sgd
 
 __all__ = [
+    "GRADIENT",
     "OPTIMIZERS",
     "AdamW8bit",
     "AdamWForLoop",
@@ -45,4 +48,5 @@ __all__ = [
     "StepWork",
     "build_optimizer_program",
     "number_blocks",
+    "optimizer_facts",
 ]

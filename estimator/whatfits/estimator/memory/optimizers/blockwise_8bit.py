@@ -69,7 +69,8 @@ def record_blockwise_states(frame: Frame, owner: str, states: Sequence[StateTens
         for shared in quantisation_maps():
             frame.shared_state(shared.name, shared.nbytes)
     for state in states:
-        frame.state(owner, state.name, state.nbytes)
+        if state.on_device:
+            frame.state(owner, state.name, state.nbytes)
 
 
 def update_traffic(numel: int, param_dtype_bytes: int, states: Sequence[StateTensor]) -> int:

@@ -48,6 +48,10 @@ class OptimizerFacts:
     implementations: tuple[OptimizerImplementation, ...] = ()
     """Choices of `OptimizerSpec.implementation`; empty where there is one way only."""
     has_block_size: bool = False
+    in_lists: bool = False
+    """Whether its kernels take lists of parameters, where there is one implementation only."""
+    layerwise_only: bool = False
+    """Whether the method updates each parameter inside the backward pass, so that there is no other way."""
     layerwise_possible: bool = True
     """Whether each parameter can be updated as soon as its gradient is there."""
     can_accumulate: bool = True

@@ -9,7 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Hashable, Iterable
 from typing import Literal, NamedTuple
 
-from whatfits.estimator.memory.optimizers.program import OptimizerEvent
+from whatfits.estimator.memory.optimizers.program import GRADIENT, OptimizerEvent
 from whatfits.estimator.units import round_allocation
 
 __all__ = ["Block", "Carry", "CostFrame", "Frame", "NumberedEvent", "number_blocks"]
@@ -71,6 +71,10 @@ class Frame:
         if name not in self._shared:
             self._shared.append(name)
             self.state("optimizer", name, nbytes)
+
+    def drop_gradient(self, owner: str, nbytes: int) -> None:
+        """Free a parameter's gradient, which was there before the step."""
+        self._record("free", Block((GRADIENT, owner), nbytes, GRADIENT))
 
     def free(self, *blocks: Block) -> None:
         """Free temporaries, in the order given."""

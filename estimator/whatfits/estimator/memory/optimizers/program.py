@@ -11,6 +11,7 @@ from math import prod
 from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
+    "GRADIENT",
     "OptimizerEvent",
     "OptimizerProgram",
     "ParameterRole",
@@ -19,6 +20,10 @@ __all__ = [
     "StepPhase",
     "StepWork",
 ]
+
+
+GRADIENT = "gradient"
+"""First part of the key under which an update frees the gradient itself: ``(GRADIENT, parameter.name)``."""
 
 
 class ParameterRole(StrEnum):
@@ -58,7 +63,8 @@ class OptimizerEvent(NamedTuple):
 
     Persistent state has the key ``(parameter.name, state_name)``, or ``("optimizer", state_name)`` when the
     parameters share it; a temporary has ``("tmp", n)``. While a state tensor is being replaced (projection refresh)
-    two blocks live under its key: a free releases the older one. `number_blocks` applies that rule.
+    two blocks live under its key: a free releases the older one. `number_blocks` applies that rule. A method that
+    drops the gradient before its update is done frees ``(GRADIENT, parameter.name)``, which the backward pass made.
     """
 
     kind: Literal["alloc", "free"]

@@ -4,26 +4,26 @@ Source: torch/optim/sgd.py, torch/optim/adam.py and torch/optim/adamw.py of PyTo
 on the meta device allocate and free exactly these tensors.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from whatfits.estimator.memory.optimizers.frame import Frame
-from whatfits.estimator.memory.optimizers.parameters import Parameters
+from whatfits.estimator.memory.optimizers.parameter_lists import OneListProgram
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import (
-    OptimizerEvent,
     ParameterTensor,
     StateTensor,
     StepPhase,
     StepWork,
 )
-from whatfits.estimator.units import round_allocation
 
-__all__ = ["AdamWForLoop", "AdamWForeach", "AdamWFused", "Sgd", "adamw_states"]
+__all__ = ["AdamWForLoop", "AdamWForeach", "AdamWFused", "Sgd", "SgdMomentum", "adamw_states"]
 
 STEP_BYTES = 4
 """`step` is one fp32 number (`_get_scalar_dtype`)."""
+
+MOMENTUM_ACCESSES = 8
+FUSED_MOMENTUM_ACCESSES = 5
 
 EAGER_ADAMW_ACCESSES = 20
 """Tensor reads and writes of AdamW as separate kernels: mul_ 2 (decay), lerp_ 3, mul_ 2, addcmul_ 3, sqrt 2, div 2,
@@ -43,6 +43,11 @@ def adamw_states(parameter: ParameterTensor, dtype_bytes: int) -> tuple[StateTen
     """
     nbytes = parameter.numel * dtype_bytes
     return (StateTensor(name="exp_avg", nbytes=nbytes), StateTensor(name="exp_avg_sq", nbytes=nbytes))
+
+
+def _adamw_with_cpu_step(parameter: ParameterTensor, dtype_bytes: int) -> tuple[StateTensor, ...]:
+    step = StateTensor(name="step", nbytes=STEP_BYTES, on_device=False)
+    return (step, *adamw_states(parameter, dtype_bytes))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,49 @@ class Sgd(PerParameterProgram):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SgdMomentum(PerParameterProgram):
+    """`torch.optim.SGD(momentum=...)` without weight decay: no temporaries, in every implementation.
+
+        buffer <- momentum buffer + g (the first step: g), p <- p - lr buffer
+
+    The first step clones each gradient (for loop, foreach) or makes an empty buffer (fused), in order of the
+    parameters: the same allocations.
+    """
+
+    is_fused: bool = False
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
+        """The momentum in the parameter's dtype: e s bytes.
+
+        Source: torch/optim/sgd.py, ``torch.clone(grad)``.
+        Assumes: momentum not 0.
+        """
+        return (StateTensor(name="momentum_buffer", nbytes=parameter.numel * self.param_dtype_bytes),)
+
+    def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
+        """In place; the first step makes the buffer."""
+        if phase is StepPhase.first:
+            (buffer,) = self.states(parameter)
+            frame.state(parameter.name, buffer.name, buffer.nbytes)
+
+    def update_work(self, parameter: ParameterTensor) -> StepWork:
+        """Traffic of mul_ 2, add_ 3, add_ 3, or of one kernel that reads three tensors and writes two.
+
+        bytes = 8 e s, fused 5 e s.
+
+        Source: torch/optim/sgd.py, `_single_tensor_sgd`; aten/src/ATen/native/cuda/FusedSgdKernel.cu.
+        Assumes: no weight decay, no Nesterov momentum; one kernel per operator, no reuse in cache.
+        """
+        accesses = FUSED_MOMENTUM_ACCESSES if self.is_fused else MOMENTUM_ACCESSES
+        return StepWork(0, accesses * parameter.numel * self.param_dtype_bytes, 0, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdamWForLoop(PerParameterProgram):
     """`torch.optim.AdamW(foreach=False, fused=False)`; `step` is a CPU scalar."""
 
@@ -85,8 +133,7 @@ class AdamWForLoop(PerParameterProgram):
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
         """``step`` on the CPU, two moments on the device."""
-        step = StateTensor(name="step", nbytes=STEP_BYTES, on_device=False)
-        return (step, *adamw_states(parameter, self.param_dtype_bytes))
+        return _adamw_with_cpu_step(parameter, self.param_dtype_bytes)
 
     def update(
         self,
@@ -113,36 +160,21 @@ class AdamWForLoop(PerParameterProgram):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdamWForeach(AdamWForLoop):
-    """`torch.optim.AdamW(foreach=True)`, the default on CUDA: one list of square roots for all parameters."""
+class AdamWForeach(OneListProgram):
+    """`torch.optim.AdamW(foreach=True)`, the default on CUDA: one list of square roots for all parameters.
 
-    @property
-    def local_names(self) -> tuple[str, ...]:
-        """None: the list is freed by `_multi_tensor_adam`."""
-        return ()
+    Source: torch/optim/adam.py, `_multi_tensor_adam`.
+    """
 
-    def events(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> list[OptimizerEvent]:
-        """``exp_avg_sq_sqrt = torch._foreach_sqrt(...)``; a list frees its last element first."""
-        frame = Frame()
-        self.begin(frame, parameters, phase)
-        roots = [frame.temporary(p.numel * self.param_dtype_bytes, "exp_avg_sq_sqrt") for p in parameters]
-        frame.free(*reversed(roots))
-        return frame.events
+    list_name: ClassVar[str] = "exp_avg_sq_sqrt"
 
-    def transient_bytes(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> int:
-        """Peak of the step: one more copy of all parameters, and in the first step the state.
+    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
+        """``step`` on the CPU, two moments on the device."""
+        return _adamw_with_cpu_step(parameter, self.param_dtype_bytes)
 
-        peak = sum over parameters of round512(e s), + sum of round512(state) in the first step.
-
-        Source: torch/optim/adam.py, `_multi_tensor_adam`.
-        Assumes: all parameters of one dtype on one device, which torch groups together.
-        """
-        parameters = Parameters.of(parameters)
-        roots = sum(
-            kind.occurrences * round_allocation(kind.example.numel * self.param_dtype_bytes)
-            for kind in parameters.kinds
-        )
-        return roots + (self.state_bytes(parameters) if phase is StepPhase.first else 0)
+    def update_work(self, parameter: ParameterTensor) -> StepWork:
+        """Traffic as `AdamWForLoop.update_work`: the same operators."""
+        return StepWork(0, EAGER_ADAMW_ACCESSES * parameter.numel * self.param_dtype_bytes, 0, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
