@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
 from whatfits.estimator.memory.classes import profile_key, rank_tensors
@@ -18,7 +19,6 @@ from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay
 from whatfits.estimator.memory.keep_outputs import keep_outputs
 from whatfits.estimator.memory.loop import loop_of
-from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import placement_of
 from whatfits.estimator.memory.replay import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
@@ -208,7 +208,7 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
 
 
 def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, Timeline, int]:
-    """The step's memory, its events and its peak of requested bytes, as `estimate_run` puts them together."""
+    """The step's memory and events, put together as `estimate_run` does, and the largest sum of requested bytes."""
     run, training = resolved.run, resolved.run.training
     table = build_table(program)
     tensors = rank_tensors(resolved.model, table, training, placement_of(run.parallelism), 1)
@@ -216,8 +216,6 @@ def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, 
         tensors, training.optimizer, layerwise=training.layerwise_update, loop=loop_of(training)
     )
     memory = StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
-    symbols = {**tensors.dims, "b": training.micro_batch_size, "s": training.seq_len}
-    peaks = memory.peaks(rounded_sizes(table, symbols), accumulated=np.array([training.grad_accum_steps > 1]))
     timeline = build_timeline(
         memory,
         program,
@@ -225,11 +223,11 @@ def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, 
         seq_len=training.seq_len,
         grad_accum_steps=training.grad_accum_steps,
     )
-    return memory, timeline, int(peaks.nbytes[0])
+    return memory, timeline, int(_live(timeline).max())
 
 
-def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
-    """Largest sum of requested bytes in each phase, counting what is live when a phase begins."""
+def _live(timeline: Timeline) -> NDArray[np.int64]:
+    """Requested bytes after each event."""
     events = timeline.events
     size_of = dict(
         zip(
@@ -239,7 +237,13 @@ def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
         )
     )
     sizes = np.array([size_of[block] for block in events.blocks.tolist()], dtype=np.int64)
-    live = np.cumsum(np.where(events.kinds == ALLOC, sizes, -sizes))
+    live: NDArray[np.int64] = np.cumsum(np.where(events.kinds == ALLOC, sizes, -sizes))
+    return live
+
+
+def _peaks_by_phase(timeline: Timeline) -> dict[str, int]:
+    """Largest sum of requested bytes in each phase, counting what is live when a phase begins."""
+    live = _live(timeline)
     before = np.concatenate([[0], live[:-1]])
     second = timeline.step_starts[1]
     return {

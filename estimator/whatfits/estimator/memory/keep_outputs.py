@@ -29,7 +29,7 @@ def keep_outputs(program: EventProgram, until: KeepOutputs) -> EventProgram:
     """
     if until is KeepOutputs.NO:
         return program
-    release = _reference(program.parts["forward"], _logits_position(program, until))
+    release = _release_of_logits(program, until)
     parts = {name: _without_free(part, release) for name, part in program.parts.items()}
     if until is KeepOutputs.BACKWARD:
         backward = parts["backward"]
@@ -47,23 +47,28 @@ def table_with_outputs(program: EventProgram, until: KeepOutputs) -> CountTable:
     return build_table(keep_outputs(program, until))
 
 
-def _logits_position(program: EventProgram, until: KeepOutputs) -> int:
-    """Index of the logits' allocation in the suffix of the forward part."""
-    suffix = program.parts["forward"].suffix
-    for index, token in enumerate(suffix):
-        label = program.labels[token[_LABEL]]
-        is_head = label.module.rpartition(".")[2] == "lm_head" and label.op in _HEAD_PRODUCTS
-        if token[_KIND] == Token.ALLOC and is_head and label.category == "logits_and_loss":
-            return index
+def _release_of_logits(program: EventProgram, until: KeepOutputs) -> IntArray:
+    """The FREE of the logits' allocation, wherever in the forward part that stands.
+
+    It stands behind all repetitions of the body; in a program of one direct trace there are none, and all is prefix.
+    """
+    forward = program.parts["forward"]
+    for segment, before, repeated in (
+        (forward.suffix, len(forward.prefix), len(forward.body)),
+        (forward.prefix, 0, 0),
+    ):
+        for index, token in enumerate(segment):
+            if token[_KIND] == Token.ALLOC and _is_logits(program, token):
+                return np.array([Token.FREE, -1, -1, _FORWARD, before + index, repeated, 0], dtype=np.int64)
     raise UnsupportedError(
         "training.loop.keep_outputs", str(until), "no", reason=f"{program.key.slug} has no tensor of logits"
     )
 
 
-def _reference(forward: PartProgram, index: int) -> IntArray:
-    """A FREE of the forward suffix's token `index`: it stands behind the prefix and all repetitions of the body."""
-    position = len(forward.prefix) + index
-    return np.array([Token.FREE, -1, -1, _FORWARD, position, len(forward.body), 0], dtype=np.int64)
+def _is_logits(program: EventProgram, token: IntArray) -> bool:
+    label = program.labels[token[_LABEL]]
+    is_head = label.module.rpartition(".")[2] == "lm_head" and label.op in _HEAD_PRODUCTS
+    return is_head and label.category == "logits_and_loss"
 
 
 def _without_free(part: PartProgram, reference: IntArray) -> PartProgram:
