@@ -15,6 +15,7 @@ TESTS ?= tests
 STACK_PYTHON ?=
 LITGPT ?=
 BIN := $(VENV)/bin
+STACK := torch==2.13.* transformers==4.57.6 peft==0.21.2
 SOURCES := estimator optim_impls profiler service web
 CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
@@ -55,14 +56,23 @@ bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; 
 accuracy: $(VENV)/.dev ## compare estimates with published and recorded runs; writes docs/accuracy.md
 	$(BIN)/python benchmarks/accuracy/run.py --stack-python '$(STACK_PYTHON)' $(if $(LITGPT),--litgpt '$(LITGPT)')
 
-profiles: $(VENV)/.dev ## trace the models again and rebuild the shipped memory profiles
+profiles: $(VENV)/.dev $(if $(STACK_PYTHON),,.stack/bin/python) ## trace the models again and rebuild the shipped memory profiles of both stacks
 	$(BIN)/python -m whatfits.profiler.trace.build_profiles
+	for python in $(subst :, ,$(or $(STACK_PYTHON),.stack/bin/python)); do \
+	  $(BIN)/python -m whatfits.profiler.trace.build_profiles --python "$$python"; \
+	done
+
+# The second stack's libraries and nothing else. Environments that exist are named like this:
+#   make profiles STACK_PYTHON=/path/to/venv/bin/python
+.stack/bin/python: | $(BIN)/python
+	$(BIN)/python -m venv .stack
+	.stack/bin/python -m pip install --quiet $(STACK) || { rm -rf .stack; exit 1; }
 
 gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
 	$(BIN)/python -m whatfits.profiler.gpu_first
 
 clean: ## remove .venv, caches and build results
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .stack dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@for candidate in $${PYTHON:-} python3 python3.13 python3.12 python3.11; do \

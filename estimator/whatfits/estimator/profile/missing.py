@@ -49,7 +49,11 @@ def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/py
         words += ["--precision", key.precision, "--attention", key.attention]
         words += ["--checkpointing", key.checkpointing]
         words += ["--micro-batch-size", "1" if key.micro_batch == "one" else "2"]
-        for flag, value, default in (("--loss", key.loss, "standard"), ("--mask", key.mask, "none")):
+        for flag, value, default in (
+            ("--loss", key.loss, "standard"),
+            ("--mask", key.mask, "none"),
+            ("--first-kernel", key.first_kernel, "flash"),
+        ):
             words += [flag, value] if value != default else []
         words += ["--seq-len", "2047"] if key.sequence == "other" else []
         words += ["--dropout", "0.1"] if key.dropout else []

@@ -98,6 +98,8 @@ class ProfileKey:
     """none, or method and targets, such as `lora:k_proj,q_proj`"""
     sequence: str = "eights"
     """eights | other: whether the sequence length is a multiple of 8, to which kernels pad a mask's rows"""
+    first_kernel: str = "flash"
+    """flash | cudnn: which of the two SDPA tries first on the device"""
 
     @property
     def slug(self) -> str:
@@ -116,6 +118,7 @@ class ProfileKey:
                 *([f"mask_{self.mask}"] if self.mask != "none" else []),
                 *(["dropout"] if self.dropout else []),
                 *([self.adapter.replace(":", "_").replace(",", "+")] if self.adapter != "none" else []),
+                *([f"{self.first_kernel}_first"] if self.first_kernel != "flash" else []),
                 *([f"s_{self.sequence}"] if self.sequence != "eights" else []),
             ]
         )
