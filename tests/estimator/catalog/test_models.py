@@ -209,3 +209,32 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
 def test_a_module_of_ones_own_is_not_traced_yet() -> None:
     with pytest.raises(UnsupportedError):
         find_model("python:mine:build")
+
+
+# Hugging Face, Qwen/Qwen2.5-1.5B: config.json, and "total" of its safetensors metadata.
+QWEN = {
+    "model_type": "qwen2", "num_hidden_layers": 28, "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12,
+    "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True, "max_position_embeddings": 131072,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("given", [{}, {"architectures": ["Qwen2ForCausalLM"]}])
+def test_qwen2_is_llama_with_biases_on_q_k_and_v(given: dict[str, Any]) -> None:
+    model = find_model({**QWEN, **given})
+
+    assert (model.architecture, model.num_parameters) == ("Qwen2ForCausalLM", 1_543_714_304)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"model_type": "mistral"}, "model.model_type"),
+        ({"architectures": ["LlamaForCausalLM"]}, "model.architectures"),
+        ({"use_sliding_window": True}, "model.use_sliding_window"),
+    ],
+)
+def test_what_is_neither_llama_nor_qwen2_is_refused(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        find_model({**QWEN, **given})
+
+    assert caught.value.field == field

@@ -1,4 +1,4 @@
-"""From a Hugging Face `config.json` of the LLaMA architecture to the facts the estimator works with."""
+"""From a Hugging Face `config.json` of the LLaMA architecture, or of Qwen2, to the facts the estimator works with."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from whatfits.estimator.errors import InputError, UnsupportedError, near_matches
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.rules import check_model
 
-__all__ = ["ARCHITECTURE", "llama_num_parameters", "model_from_config"]
+__all__ = ["ARCHITECTURES", "llama_num_parameters", "model_from_config"]
 
 # A config.json holds arbitrary JSON.
 Config = Mapping[str, Any]
 
-ARCHITECTURE = "LlamaForCausalLM"
-MODEL_TYPE = "llama"
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+"""The class in transformers of each model type. Qwen2 is LLaMA with biases on the projections of q, k and v."""
 _LARGEST = 2**24
 """Far above any model."""
 _SHAPE_KEYS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
@@ -24,6 +24,7 @@ _MODELLED = {
     "mlp_bias": (False, "linear layers without bias"),
     "hidden_act": ("silu", "silu"),
     "attention_dropout": (0, "no attention dropout"),
+    "use_sliding_window": (False, "attention over the whole sequence"),
     "quantization_config": (None, "weights that are not quantised"),
 }
 """Keys whose other values change shapes or saved tensors, with the value that is modelled and its name."""
@@ -38,7 +39,7 @@ def model_from_config(
         InputError: A key is missing or has a value no model can have.
         UnsupportedError: The architecture, or an option of it, is not modelled yet.
     """
-    _require_llama(config, field)
+    model_type = _model_type(config, field)
     _require_modelled(config, field)
     shape = {key: _positive(config, key, field) for key in _SHAPE_KEYS}
     hidden_size, heads = shape["hidden_size"], shape["num_attention_heads"]
@@ -60,10 +61,12 @@ def model_from_config(
         {
             **facts,
             "name": name or str(config.get("_name_or_path") or "config.json"),
-            "architecture": ARCHITECTURE,
+            "architecture": ARCHITECTURES[model_type],
             "tie_embeddings": tied,
             "max_position_embeddings": longest,
-            "num_parameters": llama_num_parameters(**facts, tie_embeddings=tied),
+            "num_parameters": llama_num_parameters(
+                **facts, tie_embeddings=tied, qkv_bias=model_type == "qwen2"
+            ),
             "source": source,
         }
     )
@@ -81,34 +84,43 @@ def llama_num_parameters(
     head_dim: int,
     vocab_size: int,
     tie_embeddings: bool,
+    qkv_bias: bool = False,
 ) -> int:
-    """Parameters of `LlamaForCausalLM`, a tied head counted once.
+    """Parameters of `LlamaForCausalLM`, a tied head counted once; of `Qwen2ForCausalLM` with `qkv_bias`.
 
-    V h (2 - tied) + L (2 h a d + 2 h k d + 3 h i + 2 h) + h, with a query heads and k key-value heads of width d.
+    V h (2 - tied) + L (2 h a d + 2 h k d + 3 h i + 2 h + [a d + 2 k d]) + h, with a query heads and k key-value heads
+    of width d; the term in brackets are the biases.
 
     Source: transformers, models/llama/modeling_llama.py: q, k, v, o projections; gate, up, down; two norms a layer.
-    Assumes: no biases.
+    models/qwen2/modeling_qwen2.py: bias=True of q_proj, k_proj and v_proj.
+    Assumes: no other biases.
     """
     embeddings = vocab_size * hidden_size * (1 if tie_embeddings else 2)
     attention = 2 * hidden_size * head_dim * (num_attention_heads + num_key_value_heads)
     feed_forward = 3 * hidden_size * intermediate_size
-    return embeddings + num_layers * (attention + feed_forward + 2 * hidden_size) + hidden_size
+    biases = head_dim * (num_attention_heads + 2 * num_key_value_heads) if qkv_bias else 0
+    return embeddings + num_layers * (attention + feed_forward + 2 * hidden_size + biases) + hidden_size
 
 
-def _require_llama(config: Config, field: str) -> None:
-    architectures = config.get("architectures")
-    model_type = config.get("model_type")
+def _model_type(config: Config, field: str) -> str:
+    """The model type, from its own key or from the architecture."""
+    architectures, model_type = config.get("architectures"), config.get("model_type")
     if architectures is None and model_type is None:
-        accepted = f'"model_type": "{MODEL_TYPE}" or "architectures": ["{ARCHITECTURE}"]'
+        accepted = ", ".join(
+            f'"model_type": "{t}" or "architectures": ["{a}"]' for t, a in ARCHITECTURES.items()
+        )
         raise InputError(
             f"{field}.model_type", None, accepted, reason="neither model_type nor architectures is given"
         )
-    if model_type not in (None, MODEL_TYPE):
+    if model_type is not None and model_type not in ARCHITECTURES:
         reason = f"model_type {model_type!r} is not modelled yet"
-        raise UnsupportedError(f"{field}.model_type", model_type, MODEL_TYPE, reason=reason)
-    if architectures not in (None, [ARCHITECTURE], (ARCHITECTURE,)):
-        reason = f"architectures {architectures!r} is not modelled yet"
-        raise UnsupportedError(f"{field}.architectures", architectures, f'["{ARCHITECTURE}"]', reason=reason)
+        raise UnsupportedError(f"{field}.model_type", model_type, ", ".join(ARCHITECTURES), reason=reason)
+    for name, architecture in ARCHITECTURES.items():
+        if model_type in (None, name) and architectures in (None, [architecture], (architecture,)):
+            return name
+    accepted = ", ".join(f'["{a}"]' for t, a in ARCHITECTURES.items() if model_type in (None, t))
+    reason = f"architectures {architectures!r} is not modelled yet"
+    raise UnsupportedError(f"{field}.architectures", architectures, accepted, reason=reason)
 
 
 def _require_modelled(config: Config, field: str) -> None:
