@@ -116,7 +116,7 @@ def test_the_request_shown_is_the_request_asked(site: TestClient, planner: FakeP
         ("seq_len=0", "seq_len", "greater than or equal to 1"),
         ("seq_len=many", "seq_len", "many"),
         ("global_batch_size=9", "global_batch_size", "a multiple of 8"),
-        ("optimizer=adamq", None, "did you mean adam"),
+        ("optimizer=adamww", None, "did you mean adamw"),
         ("objective=quality", "objective", "not modelled yet"),
         ("precision=fp8", "precision", "not modelled yet"),
         ("precision=bf15", "precision", "did you mean bf16"),

@@ -68,14 +68,12 @@ def arithmetic_of(training: TrainingSpec, optimizer: OptimizerOnRank) -> Arithme
     dtypes = expand_precision(training.precision, training.framework)
     tensors = optimizer.tensors
     trained = tensors.trained_element_bytes
-    computed = max(p.element_bytes for p in tensors.whole)
-    gathers = 2 * computed if tensors.placement is Placement.FSDP else 0
+    gathers = 2 * tensors.computed_element_bytes if tensors.placement is Placement.FSDP else 0
     travelling = (gathers + trained) / (3 if gathers else 1)
-    elements = sum(p.numel for p in tensors.trained) / sum(p.numel for p in tensors.whole)
     frozen = training.method is not Method.FULL
     return Arithmetic(
         dtype=dtypes.compute_dtype,
-        travelling_bytes=travelling * (elements if frozen else 1.0),
+        travelling_bytes=travelling * (tensors.trained_share if frozen else 1.0),
         frozen=frozen,
     )
 

@@ -161,6 +161,16 @@ class RankTensors:
         return sum(round_allocation(p.numel * self.trained_element_bytes) for p in self.local)
 
     @cached_property
+    def computed_element_bytes(self) -> int:
+        """Bytes per element of the widest parameter as the module computes with it."""
+        return max(p.element_bytes for p in self.whole)
+
+    @cached_property
+    def trained_share(self) -> float:
+        """Part of all elements that trains."""
+        return sum(p.numel for p in self.trained) / sum(p.numel for p in self.whole)
+
+    @cached_property
     def kept_share(self) -> float:
         """Bytes of a kept local gradient over those of the whole one that the module computed."""
         computed = self.trained[0].element_bytes if self.trained else 1
