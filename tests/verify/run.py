@@ -11,7 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler"))]
 
-from tests.verify.composition import verify_composition  # noqa: E402 (the path is set above)
+from tests.verify.accuracy import verify_recordings  # noqa: E402 (the path is set above)
+from tests.verify.composition import verify_composition  # noqa: E402 (the same)
 from tests.verify.facts import (  # noqa: E402 (the same)
     verify_fsdp,
     verify_histories,
@@ -26,6 +27,7 @@ POINTS: tuple[Callable[[], Section], ...] = (
     verify_composition,
     verify_histories,
     verify_published,
+    verify_recordings,
     verify_parameter_counts,
     verify_fsdp,
 )
