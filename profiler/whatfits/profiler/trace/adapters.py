@@ -5,6 +5,7 @@ in for them: it stores what theirs stores and allocates in forward and backward 
 is modelled after the source, not traced.
 """
 
+import warnings
 from typing import Any, cast
 
 import peft
@@ -51,9 +52,11 @@ def attach_adapter(model: nn.Module, options: AdapterOptions, *, rank: int, prec
             raise NotImplementedError("DoRA over 4-bit weights is not modelled")
         _quantize(model, _COMPUTE[precision], upcast_rest=precision.endswith("_mixed"))
         config._register_custom_module({FrozenLinear4bit: LoraLinear4bit})
-    with_adapter: nn.Module = peft.get_peft_model(
-        cast("Any", model), config, autocast_adapter_dtype=options.autocast_adapter
-    )
+    with warnings.catch_warnings():  # peft asks for a property by the name it had in earlier transformers
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        with_adapter: nn.Module = peft.get_peft_model(
+            cast("Any", model), config, autocast_adapter_dtype=options.autocast_adapter
+        )
     return with_adapter
 
 
@@ -106,9 +109,10 @@ class FrozenLinear4bit(nn.Linear):
         Source: bitsandbytes 0.50, nn/modules.py `Linear4bit.forward`.
         """
         given = x.dtype
+        x = x.to(self.compute_dtype)
         bias = None if self.bias is None else self.bias.to(self.compute_dtype)
-        product: torch.Tensor = _Product4bit.apply(x.to(self.compute_dtype), bias, self)
-        return product.to(given)
+        result: torch.Tensor = _Product4bit.apply(x, bias, self).to(given)
+        return result
 
     def scales(self) -> torch.Tensor:
         """fp32 scale of each block before the offset is added."""

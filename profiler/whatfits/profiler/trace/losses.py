@@ -130,7 +130,8 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight) if weight.requires_grad else None
         losses = torch.zeros(num_tokens, dtype=torch.float32, device=hidden.device)
         mask = targets != _IGNORED
-        counted = int(mask.sum().item())
+        counted = mask.sum()
+        del counted  # its value is read back; the kernel below counts for itself
         uncast = _multiplies_as_stored(hidden, weight)
         shape = (rows, weight.shape[0])
         buffer = torch.empty(shape, dtype=hidden.dtype, device=hidden.device) if uncast else None
@@ -141,7 +142,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             else:
                 logits = buffer[: chunk.stop - start]
                 torch.mm(hidden[chunk], weight.t(), out=logits)
-            torch.ops.whatfits.cross_entropy_into_gradient(logits, targets[chunk], losses[chunk], counted)
+            torch.ops.whatfits.cross_entropy_into_gradient(logits, targets[chunk], losses[chunk], targets)
             if uncast:
                 torch.mm(logits, weight, out=hidden_gradient[chunk])
             else:
@@ -188,16 +189,17 @@ def _is_one(gradient: torch.Tensor) -> bool:
     one = torch.ones((), device=gradient.device)
     equal = gradient == one
     all_equal = equal.all()
-    answer = bool(all_equal.item())
+    answer = gradient.is_meta or bool(all_equal.item())
     del all_equal, equal
     return answer
 
 
 @torch.library.custom_op("whatfits::cross_entropy_into_gradient", mutates_args=("logits", "losses"))
 def _cross_entropy_into_gradient(
-    logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor, counted: int
+    logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor, all_targets: torch.Tensor
 ) -> None:
     """Replace logits by the gradient of the mean loss and write each row's share of it: one kernel, nothing allocated."""
+    counted = int((all_targets != _IGNORED).sum())
     values = logits.float()
     counts = targets != _IGNORED
     index = targets.where(counts, 0).unsqueeze(1)
@@ -209,7 +211,7 @@ def _cross_entropy_into_gradient(
 
 
 @_cross_entropy_into_gradient.register_fake
-def _(logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor, counted: int) -> None:
+def _(logits: torch.Tensor, targets: torch.Tensor, losses: torch.Tensor, all_targets: torch.Tensor) -> None:
     """Nothing is computed and nothing allocated without values."""
 
 
