@@ -9,6 +9,7 @@ from whatfits.estimator.catalog import resolve_plan_request, resolve_run
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.memory.optimizers.registry import OPTIMIZERS
 from whatfits.estimator.specs import OptimizerName, RunSpec, require_supported_request
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, WHOLE_STEP_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS, RANKED_OPTIMIZERS
 
 
@@ -63,12 +64,21 @@ def test_resolving_twice_changes_nothing() -> None:
     assert again.run == once.run
 
 
+def test_an_optimizer_fused_into_backward_is_layerwise_unless_told_otherwise() -> None:
+    lomo = {"optimizer": {"name": "lomo"}}
+    assert resolve_run(make_run(training=lomo)).run.training.layerwise_update is True
+    with pytest.raises(InputError, match="lomo updates each parameter inside the backward pass"):
+        resolve_run(make_run(training={**lomo, "layerwise_update": False}))
+
+
 @pytest.mark.parametrize("name", [OptimizerName(name) for name in OPTIMIZERS])
 def test_rules_and_registry_agree_on_who_has_rank_and_blocks(name: OptimizerName) -> None:
     facts = OPTIMIZERS[name]
     optimizer = resolve_run(make_run(training={"optimizer": {"name": name}})).run.training.optimizer
     assert (name in RANKED_OPTIMIZERS) == facts.has_rank == (optimizer.rank is not None)
     assert (name in QUANTISED_OPTIMIZERS) == facts.has_block_size == (optimizer.block_size is not None)
+    assert (name in IN_BACKWARD_OPTIMIZERS) == facts.layerwise_only
+    assert (name in WHOLE_STEP_OPTIMIZERS) == (not facts.layerwise_possible)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatfits.estimator import plan_runs
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.recommend.rank import pareto_front
 from whatfits.estimator.specs import Objective, OptimizerName, Plan, PlanRequest, Verdict
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS
 
 
 def plan(model: str, gpus: str, **asked: object) -> Plan:
@@ -28,7 +30,14 @@ def test_every_optimizer_is_shown_or_rejected_with_a_reason(gpus: str) -> None:
     shown = {c.spec.training.optimizer.name for c in answer.candidates}
     rejected = {r.optimizer for r in answer.rejected}
     assert shown | rejected == set(OPTIMIZERS)
-    assert all(r.why.startswith("Even micro-batch") for r in answer.rejected)
+    otherwise = {r.optimizer: r.why for r in answer.rejected if not r.why.startswith("Even micro-batch")}
+    assert set(otherwise) == (set() if gpus == "rtx-4090" else IN_BACKWARD_OPTIMIZERS)
+    assert all("inside the backward pass" in why for why in otherwise.values())
+
+
+def test_an_optimizer_that_runs_on_one_gpu_alone_is_refused_on_several() -> None:
+    with pytest.raises(UnsupportedError, match="lomo cannot run on 8 GPUs"):
+        plan("llama-7b", "8xa100-80gb", optimizers=["lomo"])
 
 
 def test_certain_fits_come_first_and_each_group_is_in_order_of_speed() -> None:

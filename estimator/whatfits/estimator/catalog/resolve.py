@@ -12,6 +12,7 @@ from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVA
 from whatfits.estimator.memory.optimizers.registry import optimizer_facts
 from whatfits.estimator.specs.enums import ActivationCheckpointing, Method
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
@@ -155,6 +156,8 @@ def _fill_training(training: TrainingSpec, model: ModelSpec) -> TrainingSpec:
     selective = training.activation_checkpointing is ActivationCheckpointing.SELECTIVE
     if selective and training.checkpointing_policy is None:
         changes["checkpointing_policy"] = DEFAULT_CHECKPOINTING_POLICY
+    if "layerwise_update" not in training.model_fields_set:
+        changes["layerwise_update"] = training.optimizer.name in IN_BACKWARD_OPTIMIZERS
     if "seq_len" not in training.model_fields_set:
         changes["seq_len"] = min(DEFAULT_SEQ_LEN, model.max_position_embeddings)
     return training.model_copy(update=changes)

@@ -20,9 +20,10 @@ from whatfits.estimator.specs import (
     RunSpec,
     TrainingSpec,
 )
-from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, WHOLE_STEP_OPTIMIZERS
+from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
 
-__all__ = ["PLACEMENT_WORDS", "BatchPoint", "Choice", "batch_points", "choices", "run_of"]
+__all__ = ["PLACEMENT_WORDS", "BatchPoint", "Choice", "batch_points", "choices", "optimizers_asked", "run_of"]
 
 LARGEST_MICRO_BATCH = 512
 
@@ -86,7 +87,6 @@ class BatchPoint:
 
 def choices(request: ResolvedPlanRequest) -> list[Choice]:
     """Every optimizer setting on every placement that is possible, in a fixed order."""
-    names = list(OPTIMIZERS) if request.request.optimizers == "all" else list(request.request.optimizers)
     asked = request.request
     ways = product(
         dict.fromkeys(asked.methods), dict.fromkeys(asked.precisions), dict.fromkeys(asked.frameworks)
@@ -101,11 +101,17 @@ def choices(request: ResolvedPlanRequest) -> list[Choice]:
             framework=framework,
         )
         for method, precision, framework in ways
-        for name in dict.fromkeys(OptimizerName(n) for n in names)
+        for name in optimizers_asked(request)
         for optimizer in _settings(name, request)
         for placement, layerwise in _placements(name, request.hardware.num_gpus)
     ]
     return [choice for choice in found if _is_modelled(choice)]
+
+
+def optimizers_asked(request: ResolvedPlanRequest) -> tuple[OptimizerName, ...]:
+    """The optimizers of the request, each once; all that are modelled where none is named."""
+    asked = request.request.optimizers
+    return tuple(dict.fromkeys(OptimizerName(name) for name in (OPTIMIZERS if asked == "all" else asked)))
 
 
 def _is_modelled(choice: Choice) -> bool:
@@ -135,11 +141,15 @@ def _settings(name: OptimizerName, request: ResolvedPlanRequest) -> Iterator[Opt
 def _placements(name: OptimizerName, num_gpus: int) -> list[tuple[Placement, bool]]:
     """Placements an optimizer can run on, with and without a layer-wise update."""
     if num_gpus == 1:
-        layerwise = OPTIMIZERS[name].layerwise_possible
-        return [(Placement.SINGLE, False), *([(Placement.SINGLE, True)] if layerwise else [])]
+        impossible = {False: IN_BACKWARD_OPTIMIZERS, True: WHOLE_STEP_OPTIMIZERS}
+        return [
+            (Placement.SINGLE, layerwise) for layerwise in impossible if name not in impossible[layerwise]
+        ]
+    if name in IN_BACKWARD_OPTIMIZERS:
+        return []
     found = [(Placement.DDP, False), (Placement.DDP_BUCKET_VIEW, False)]
-    # Methods that project whole matrices have no published code that runs on shards.
-    return found if name in RANKED_OPTIMIZERS else [*found, (Placement.FSDP, False)]
+    # Methods that take whole matrices have no published code that runs on shards.
+    return found if name in WHOLE_MATRIX_OPTIMIZERS else [*found, (Placement.FSDP, False)]
 
 
 def batch_points(request: ResolvedPlanRequest) -> list[BatchPoint]:

@@ -1,6 +1,6 @@
 """Why a candidate stands where it does, why a choice fails, and the smallest change that fits. In sentences."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from whatfits.estimator.specs import (
     PeakPhase,
     Rejection,
 )
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS
 from whatfits.estimator.units import format_bytes
 
 __all__ = ["optimizer_words", "reasons", "rejections"]
@@ -30,6 +31,8 @@ _PHASE_WORDS = {
     PeakPhase.OPTIMIZER_STEP: "the optimizer step",
 }
 _LARGEST_TERMS = 3
+_PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
+"""SGD in its forms: without a second moment."""
 
 
 def optimizer_words(optimizer: OptimizerSpec) -> str:
@@ -63,9 +66,19 @@ def reasons(search: Search, ranked: Ranked, position: int) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def rejections(search: Search) -> tuple[Rejection, ...]:
-    """One entry per choice of which no batch point fits."""
-    return tuple(
+def rejections(search: Search, asked: Iterable[OptimizerName]) -> tuple[Rejection, ...]:
+    """One entry per choice of which no batch point fits, and per optimizer that runs on no placement."""
+    placed = {found.choice.optimizer.name for found in search.found}
+    unplaced = tuple(
+        Rejection(
+            optimizer=name,
+            placement="several GPUs",
+            why=f"{name} updates each parameter inside the backward pass, before gradients are reduced over the ranks.",
+        )
+        for name in asked
+        if name in IN_BACKWARD_OPTIMIZERS and name not in placed
+    )
+    return unplaced + tuple(
         Rejection(
             optimizer=found.choice.optimizer.name,
             rank=found.choice.optimizer.rank,
@@ -125,8 +138,8 @@ def _changes(choice: Choice, search: Search) -> Iterator[tuple[list[Found], Call
     """Fitting choices by growing distance, each with how to say it."""
     everything = [f for f in search.found if f.may_fit.any()]
     # SGD needs the least memory and trains transformers badly, so it is named only where nothing else fits.
-    adaptive = [f for f in everything if f.choice.optimizer.name is not OptimizerName.SGD]
-    fitting = everything if choice.optimizer.name is OptimizerName.SGD else adaptive or everything
+    adaptive = [f for f in everything if f.choice.optimizer.name not in _PLAIN]
+    fitting = everything if choice.optimizer.name in _PLAIN else adaptive or everything
     same_optimizer = [f for f in fitting if f.choice.optimizer == choice.optimizer]
     same_name = [f for f in fitting if f.choice.optimizer.name == choice.optimizer.name]
     same_placement = [

@@ -3,13 +3,14 @@
 import time
 
 from whatfits.estimator.catalog import ResolvedPlanRequest, resolve_plan_request
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import choose_stack
 from whatfits.estimator.memory.device import ALLOCATOR_OVERHEAD, FSDP_OVERHEAD
 from whatfits.estimator.memory.estimate import Device, memory_from_table
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.profile import MissingProfileError
 from whatfits.estimator.provenance import provenance_of
-from whatfits.estimator.recommend.choices import batch_points, choices, run_of
+from whatfits.estimator.recommend.choices import batch_points, choices, optimizers_asked, run_of
 from whatfits.estimator.recommend.explain import reasons, rejections
 from whatfits.estimator.recommend.rank import Ranked, rank
 from whatfits.estimator.recommend.search import Search, search
@@ -47,6 +48,10 @@ def plan_runs(request: PlanRequest) -> Plan:
         require_supported_gpu(resolved.gpu, precision)
     stack = choose_stack(None)
     options, points = choices(resolved), batch_points(resolved)
+    if not options:
+        names = ", ".join(optimizers_asked(resolved))
+        reason = f"{names} cannot run on {resolved.hardware.num_gpus} GPUs in the way asked for"
+        raise UnsupportedError("optimizers", names, "one GPU, or other optimizers", reason=reason)
     require_supported(run_of(resolved, stack, options[0], points[0]), resolved.model, resolved.gpu)
     device = Device(
         usable=usable_memory(resolved.gpu, resolved.hardware), num_gpus=resolved.hardware.num_gpus
@@ -58,7 +63,7 @@ def plan_runs(request: PlanRequest) -> Plan:
     ranked = rank(result, resolved.request.objective, resolved.request.limit)
     return Plan(
         candidates=tuple(_candidate(resolved, stack, result, ranked, int(j)) for j in ranked.shown),
-        rejected=rejections(result),
+        rejected=rejections(result, optimizers_asked(resolved)),
         searched=result.size,
         elapsed_seconds=time.perf_counter() - started,
         assumptions=(*resolved.assumptions, _TABLE_ONLY),

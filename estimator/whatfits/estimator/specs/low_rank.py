@@ -4,17 +4,27 @@ from typing import Final
 
 from whatfits.estimator.specs.enums import OptimizerName
 
-__all__ = ["QUANTISED_OPTIMIZERS", "RANKED_OPTIMIZERS", "rank_is_clipped"]
+__all__ = ["QUANTISED_OPTIMIZERS", "RANKED_OPTIMIZERS", "WHOLE_MATRIX_OPTIMIZERS", "rank_is_clipped"]
 
 RANKED_OPTIMIZERS: Final = frozenset(
     {
         OptimizerName.GALORE_ADAMW,
         OptimizerName.GALORE_ADAMW_8BIT,
+        OptimizerName.GALORE_ADAFACTOR,
+        OptimizerName.FIRA,
+        OptimizerName.FRUGAL,
         OptimizerName.APOLLO,
         OptimizerName.APOLLO_MINI,
     }
 )
-"""Optimizers that project gradients to a rank."""
+"""Optimizers that project gradients to a rank; FRUGAL, which takes it for its density times the hidden size."""
+
+WHOLE_MATRIX_OPTIMIZERS: Final = RANKED_OPTIMIZERS | {
+    OptimizerName.ADAM_MINI,
+    OptimizerName.MUON,
+    OptimizerName.SOAP,
+}
+"""Optimizers that take whole matrices, or blocks of them; the code modelled does not run on shards."""
 
 QUANTISED_OPTIMIZERS: Final = frozenset(
     {OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT, OptimizerName.GALORE_ADAMW_8BIT}
@@ -23,5 +33,5 @@ QUANTISED_OPTIMIZERS: Final = frozenset(
 
 
 def rank_is_clipped(name: OptimizerName) -> bool:
-    """Whether a rank above a matrix's smallest side is cut to that side: an SVD has no more vectors (GaLore)."""
-    return name in (OptimizerName.GALORE_ADAMW, OptimizerName.GALORE_ADAMW_8BIT)
+    """Whether a rank above a matrix's smallest side is cut to that side, as where an SVD has no more vectors."""
+    return name in RANKED_OPTIMIZERS - {OptimizerName.APOLLO, OptimizerName.APOLLO_MINI}

@@ -14,6 +14,7 @@ from whatfits.estimator.specs.enums import (
     OptimizerName,
 )
 from whatfits.estimator.specs.hardware import GpuSpec
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, WHOLE_STEP_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS, RANKED_OPTIMIZERS, rank_is_clipped
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.run import RunSpec
@@ -146,8 +147,15 @@ def check_adapter(adapter: AdapterSpec, model: ModelSpec, *, field: str = "train
 
 def _check_layerwise_update(run: RunSpec) -> None:
     training, parallelism = run.training, run.parallelism
+    name = training.optimizer.name
     if not training.layerwise_update:
+        if name in IN_BACKWARD_OPTIMIZERS:
+            reason = f"{name} updates each parameter inside the backward pass"
+            raise InputError("training.layerwise_update", False, f"true for {name}", reason=reason)
         return
+    if name in WHOLE_STEP_OPTIMIZERS:
+        reason = f"{name} has no layer-wise form"
+        raise InputError("training.layerwise_update", True, f"false for {name}", reason=reason)
     why = None
     if training.grad_accum_steps > 1:
         why = f"grad_accum_steps is {training.grad_accum_steps}, and a freed gradient cannot accumulate"

@@ -28,12 +28,15 @@ def test_a_name_without_a_program_is_refused(name: OptimizerName) -> None:
 @pytest.mark.parametrize("name", [OptimizerName(name) for name in OPTIMIZERS])
 def test_every_optimizer_builds_and_answers(name: OptimizerName) -> None:
     program = build_optimizer_program(OptimizerSpec(name=name), param_dtype_bytes=2, hidden_size=64)
-    matrix = ParameterTensor(name="w", shape=(128, 64), role=ParameterRole.linear)
+    # Four, of which FRUGAL has one state-full at a time.
+    matrices = [
+        ParameterTensor(name=f"w{index}", shape=(128, 64), role=ParameterRole.linear) for index in range(4)
+    ]
 
-    state = program.state_bytes([matrix])
+    state = program.state_bytes(matrices)
 
     assert (state == 0) is (name in (OptimizerName.SGD, OptimizerName.LOMO))
-    assert program.transient_bytes([matrix], StepPhase.first) >= state
+    assert program.transient_bytes(matrices, StepPhase.first) >= state
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,13 @@
+"""Which optimizers can only, and which cannot, update each parameter inside the backward pass."""
+
+from typing import Final
+
+from whatfits.estimator.specs.enums import OptimizerName
+
+__all__ = ["IN_BACKWARD_OPTIMIZERS", "WHOLE_STEP_OPTIMIZERS"]
+
+IN_BACKWARD_OPTIMIZERS: Final = frozenset({OptimizerName.LOMO, OptimizerName.ADALOMO})
+"""Optimizers that are fused into the backward pass; for them `layerwise_update` is true unless it is given."""
+
+WHOLE_STEP_OPTIMIZERS: Final = frozenset({OptimizerName.SOPHIA})
+"""Optimizers whose published code has no layer-wise form: it needs all gradients more than once."""
