@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.estimator.memory.steps import ALL_OPTIMIZERS, make_step
-from tests.factories import make_hardware, make_training
+from tests.estimator.memory.steps import ALL_OPTIMIZERS, SMALL, make_step
+from tests.factories import make_hardware, make_model, make_training
 from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.specs import Dtype, OptimizerImplementation, OptimizerName, OptimizerSpec
@@ -50,6 +50,22 @@ def test_lists_of_tensors_take_fewer_kernels_than_a_loop() -> None:
 
     foreach, loop = (optimizer_work(make_step(optimizer=spec).optimizer, spec).kernels for spec in specs)
     assert foreach < loop
+
+
+def test_paged_states_cross_the_host_link_once_a_step() -> None:
+    """Two moments of a byte each, of embedding and head: the only tensors of 100,000 elements and more."""
+    paged, plain = (
+        OptimizerSpec(name=name) for name in (OptimizerName.PAGED_ADAMW_8BIT, OptimizerName.ADAMW_8BIT)
+    )
+    model = make_model(**{**SMALL, "vocab_size": 2000})
+    steps = [make_step(model, optimizer=spec) for spec in (paged, plain)]
+
+    work, plain_work = (
+        optimizer_work(step.optimizer, spec) for step, spec in zip(steps, (paged, plain), strict=True)
+    )
+
+    assert work.managed_bytes == 2 * 2 * 2000 * 96
+    assert replace(work, managed_bytes=0) == plain_work
 
 
 def test_one_entry_of_many_is_the_answer_of_one() -> None:

@@ -57,6 +57,12 @@ def optimizer_work(optimizer: OptimizerOnRank, spec: OptimizerSpec) -> Optimizer
         svd_work=work.svd_work,
         refresh_interval=work.refresh_interval or 1,
         kernels=kernels,
+        managed_bytes=sum(
+            kind.occurrences * state.nbytes
+            for kind in local.kinds
+            for state in optimizer.program.states(kind.example)
+            if state.is_managed
+        ),
     )
 
 

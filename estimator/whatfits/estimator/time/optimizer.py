@@ -21,6 +21,8 @@ class OptimizerWork:
     """Steps between two refreshes."""
     kernels: int = 0
     """Kernels a steady step launches."""
+    managed_bytes: float = 0.0
+    """State in managed memory, which crosses the host link in both directions once a step."""
 
 
 def svd_stall_seconds(work: OptimizerWork, gpu: GpuPriors) -> float:
@@ -37,11 +39,13 @@ def svd_stall_seconds(work: OptimizerWork, gpu: GpuPriors) -> float:
 def optimizer_step_seconds(work: OptimizerWork, gpu: GpuPriors) -> float:
     """Seconds of one optimizer step, the refresh spread over its interval.
 
-    t = max(bytes / (0.85 B) + FLOPs / P, kernels x 5 us) + t_svd / interval.
+    t = max(bytes / (0.85 B) + FLOPs / P, kernels x 5 us) + managed / host link + t_svd / interval.
 
     Source: achieved bandwidth in github.com/sitar-lab/NeuSight@6945927; SVD as ``svd_stall_seconds``.
-    Assumes: the update starts when backward has ended and nothing hides it.
+    Assumes: the update starts when backward has ended and nothing hides it; managed states find the device full, so
+        that they come and go in both directions at once. Where they fit beside the rest they stay, and cost nothing.
     """
     device = work.bytes_moved / gpu.optimizer_bytes_per_second + work.gemm_flops / gpu.gemm_flops_per_second
     host = work.kernels * common("launch_seconds")
-    return max(device, host) + svd_stall_seconds(work, gpu) / max(work.refresh_interval, 1)
+    paging = work.managed_bytes / gpu.host_link_bytes_per_second
+    return max(device, host) + paging + svd_stall_seconds(work, gpu) / max(work.refresh_interval, 1)

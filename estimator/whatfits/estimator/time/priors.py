@@ -44,6 +44,7 @@ class GpuPriors:
     attention_flops_per_second: float
     memory_bytes_per_second: float
     optimizer_bytes_per_second: float
+    host_link_bytes_per_second: float
     svd_work_per_second: float
     transfer_sigma: float
 
@@ -119,6 +120,7 @@ def gpu_priors(gpu: GpuSpec, dtype: Dtype = Dtype.BF16) -> GpuPriors:
         attention_flops_per_second=min(gemm_peak, peak * table[f"{family}.attention_fraction"].value),
         memory_bytes_per_second=bandwidth * common("memory_fraction"),
         optimizer_bytes_per_second=bandwidth * common("optimizer_memory_fraction"),
+        host_link_bytes_per_second=gpu.pcie_bytes_per_second,
         svd_work_per_second=common("svd_work_per_second")
         * bandwidth
         / common("svd_reference_bytes_per_second"),

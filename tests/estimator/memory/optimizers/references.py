@@ -1,6 +1,6 @@
 """The optimizers themselves, as other people wrote them: what the programs are compared with.
 
-Needs torch, galore-torch, bitsandbytes and pytorch-optimizer, in the versions pinned for the tests.
+Needs torch, galore-torch, bitsandbytes, pytorch-optimizer and schedulefree, in the versions pinned for the tests.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import bitsandbytes
 import pytorch_optimizer
+import schedulefree
 import torch
 from galore_torch import GaLoreAdamW
 from galore_torch.galore_projector import GaLoreProjector
@@ -100,6 +101,13 @@ def adamw_8bit(tensors: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """bitsandbytes' AdamW8bit."""
     made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(list(tensors), lr=1e-3)
     return made
+
+
+def schedule_free(tensors: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """schedulefree's AdamW, in training mode."""
+    optimizer: torch.optim.Optimizer = schedulefree.AdamWScheduleFree(tensors)
+    optimizer.train()  # type: ignore[attr-defined]
+    return optimizer
 
 
 def storages(tree: Any) -> dict[int, torch.UntypedStorage]:

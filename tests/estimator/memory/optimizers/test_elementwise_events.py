@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import pytorch_optimizer
-import schedulefree
 import torch
 
 from tests.estimator.memory.optimizers import references
@@ -22,14 +21,6 @@ from whatfits.estimator.memory.optimizers.lion import Lion
 from whatfits.estimator.memory.optimizers.schedule_free import ScheduleFreeAdamW
 from whatfits.estimator.memory.optimizers.sophia import SophiaG
 from whatfits.estimator.memory.optimizers.torch_optim import SgdMomentum
-
-
-def schedule_free(tensors: Any) -> torch.optim.Optimizer:
-    """schedulefree's AdamW, in training mode."""
-    optimizer: torch.optim.Optimizer = schedulefree.AdamWScheduleFree(tensors)
-    optimizer.train()  # type: ignore[attr-defined]
-    return optimizer
-
 
 Case = tuple[Callable[[int], OptimizerProgram], Callable[[Any], torch.optim.Optimizer], str]
 CASES: dict[str, Case] = {
@@ -63,7 +54,11 @@ CASES: dict[str, Case] = {
         lambda tensors: pytorch_optimizer.Lamb(tensors, foreach=True),
         "cpu",
     ),
-    "schedule_free_adamw": (lambda s: ScheduleFreeAdamW(param_dtype_bytes=s), schedule_free, "meta"),
+    "schedule_free_adamw": (
+        lambda s: ScheduleFreeAdamW(param_dtype_bytes=s),
+        references.schedule_free,
+        "meta",
+    ),
     # Reads norms as Python numbers, so that it needs values.
     "adafactor": (lambda s: Adafactor(param_dtype_bytes=s), torch.optim.Adafactor, "cpu"),
     "came": (

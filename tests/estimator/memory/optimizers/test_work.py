@@ -1,8 +1,10 @@
 """The work of a step equals what its operators read, write and multiply."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -21,6 +23,12 @@ from whatfits.estimator.memory.optimizers import (
     ParameterTensor,
     Sgd,
 )
+from whatfits.estimator.memory.optimizers.adan import Adan
+from whatfits.estimator.memory.optimizers.came import Came
+from whatfits.estimator.memory.optimizers.lamb import Lamb
+from whatfits.estimator.memory.optimizers.lion import Lion
+from whatfits.estimator.memory.optimizers.schedule_free import ScheduleFreeAdamW
+from whatfits.estimator.memory.optimizers.torch_optim import SgdMomentum
 
 RANK = 64
 PARAMETERS = references.make_parameters(("embedding", "wide", "vector", "tall", "square", "head"))
@@ -78,6 +86,43 @@ def test_adamw(foreach: bool, s: int) -> None:
     program: OptimizerProgram = (AdamWForeach if foreach else AdamWForLoop)(param_dtype_bytes=s)
 
     assert program.flops_and_bytes(PARAMETERS) == (*steady_work(optimizer), 0, None)
+
+
+ELEMENTWISE: dict[str, tuple[Callable[..., OptimizerProgram], Callable[..., torch.optim.Optimizer]]] = {
+    "sgdm": (SgdMomentum, lambda tensors: torch.optim.SGD(tensors, lr=1e-3, momentum=0.9, foreach=True)),
+    "lion": (Lion, lambda tensors: pytorch_optimizer.Lion(tensors, foreach=True)),
+    "schedule_free_adamw": (ScheduleFreeAdamW, references.schedule_free),
+}
+
+
+@pytest.mark.parametrize("s", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", ELEMENTWISE)
+def test_elementwise(case: str, s: int) -> None:
+    build, reference = ELEMENTWISE[case]
+    optimizer = reference(references.torch_parameters(PARAMETERS, s, "meta"))
+
+    assert build(param_dtype_bytes=s).flops_and_bytes(PARAMETERS) == (*steady_work(optimizer), 0, None)
+
+
+OVERWRITING: dict[str, tuple[Callable[..., OptimizerProgram], Callable[..., torch.optim.Optimizer], int]] = {
+    "adan": (Adan, lambda tensors: pytorch_optimizer.Adan(tensors, foreach=True), 1),
+    "lamb": (Lamb, lambda tensors: pytorch_optimizer.Lamb(tensors, foreach=True), 0),
+    "came": (Came, lambda tensors: pytorch_optimizer.CAME(tensors, foreach=True), 2),
+}
+"""With how often ``copy_`` or ``out=`` overwrites a whole tensor, which the counter takes for a read as well."""
+
+
+@pytest.mark.parametrize("s", [4, 2], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("case", OVERWRITING)
+def test_methods_that_overwrite_or_take_norms(case: str, s: int) -> None:
+    """Norms and means are left out of the formulas: under 1%."""
+    build, reference, overwritten = OVERWRITING[case]
+    optimizer = reference(references.torch_parameters(PARAMETERS, s, "meta"))
+    moved = build(param_dtype_bytes=s).flops_and_bytes(PARAMETERS).bytes_moved
+    _, counted = steady_work(optimizer)
+    elements = sum(p.numel for p in PARAMETERS if case != "came" or len(p.shape) > 1)
+
+    assert moved <= counted - overwritten * elements * s <= 1.01 * moved
 
 
 @pytest.mark.parametrize("s", [4, 2], ids=["fp32", "bf16"])

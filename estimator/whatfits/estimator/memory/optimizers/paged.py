@@ -30,7 +30,9 @@ PAGED = ("state1", "state2")
 def _page(states: Iterable[StateTensor], numel: int) -> tuple[StateTensor, ...]:
     """The states with the moments of large tensors off the device."""
     return tuple(
-        replace(state, on_device=False) if state.name in PAGED and numel >= PAGED_FROM else state
+        replace(state, on_device=False, is_managed=True)
+        if state.name in PAGED and numel >= PAGED_FROM
+        else state
         for state in states
     )
 
@@ -61,14 +63,13 @@ class PagedAdamW(PerParameterProgram):
                     frame.state(parameter.name, state.name, state.nbytes)
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """Traffic of one bitsandbytes kernel, as `update_traffic`.
+        """Traffic of one bitsandbytes kernel, as `update_traffic`; paging is not part of it.
 
         Source: csrc/kernels.cu, `kOptimizer32bit2State`.
-        Assumes: the states are on the device when they are needed; moving pages is left out.
+        Assumes: one pass.
         """
-        return StepWork(
-            0, update_traffic(parameter.numel, self.param_dtype_bytes, self.states(parameter)), 0, None
-        )
+        moved = update_traffic(parameter.numel, self.param_dtype_bytes, self.states(parameter))
+        return StepWork(0, moved, 0, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

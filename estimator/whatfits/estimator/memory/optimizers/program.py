@@ -56,6 +56,9 @@ class StateTensor:
     name: str
     nbytes: int
     on_device: bool = True
+    """Whether torch's caching allocator holds it on the device."""
+    is_managed: bool = False
+    """Whether the driver moves it between device and host, page by page."""
 
 
 class OptimizerEvent(NamedTuple):
