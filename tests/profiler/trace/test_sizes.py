@@ -1,20 +1,18 @@
 """A size seen at several points gets one exact expression, or an error."""
 
-from itertools import product
+from fractions import Fraction
+from math import gcd
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatfits.estimator.profile.expressions import with_derived_symbols
-from whatfits.profiler.trace.classes import shipped_structures
+from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
+from whatfits.profiler.trace.classes import shipped_structures, structure_class
+from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.sizes import SizeFitError, SizeFitter
 
-(STRUCTURE,) = (
-    s
-    for s in shipped_structures()
-    if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
-)
+STRUCTURE = structure_class(StepOptions(), micro_batch="many", kv_heads="grouped")
 FITTER = SizeFitter(STRUCTURE.points, STRUCTURE.symbols)
 POINTS = [with_derived_symbols(point) for point in STRUCTURE.points]
 UNSEEN = with_derived_symbols(
@@ -54,13 +52,67 @@ def test_a_size_without_expression_is_refused() -> None:
         FITTER.fit([p["b"] * p["s"] ** 3 + 7 * p["h"] ** 2 for p in POINTS])
 
 
-def test_no_two_expressions_agree_on_every_point_of_any_class() -> None:
-    for structure in shipped_structures():
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("sort_scratch", 1),
+        ("sorted", 8),
+        ("pieces", 8),
+        ("segment_scratch", 1),
+        ("sum_h", 1),
+        ("sum_h_flags", 1),
+        ("cudnn", 1),
+    ],
+)
+def test_the_scratch_of_a_kernel_is_found_by_its_derived_symbol(name: str, factor: int) -> None:
+    """Also where it is 0 at some of the points."""
+    expression = FITTER.fit([factor * p[name] for p in POINTS])
+
+    for unseen in (UNSEEN, with_derived_symbols({**UNSEEN, "s": 64})):
+        assert expression.evaluate(unseen) == factor * unseen[name]
+
+
+def test_nothing_anywhere_is_the_empty_sum() -> None:
+    assert FITTER.fit([0] * len(POINTS)).terms == ()
+
+
+def test_expressions_that_agree_on_every_point_of_a_class_agree_everywhere() -> None:
+    dims = {"h": 1560, "i": 4321, "a": 12, "k": 4, "d": 104, "V": 7919, "r": 8}
+    unseen = [{**dims, "b": b, "s": s} for b, s in ((9, 1032), (3, 200), (17, 4104), (2, 16))]
+    for structure in {str(s.points): s for s in shipped_structures()}.values():
+        batch_one = structure.key.micro_batch == "one"
+        heads = {"one": 1, "grouped": 4, "full": 12}[structure.key.kv_heads]
+        more = [{**p, "k": heads, "b": 1 if batch_one else p["b"]} for p in unseen]
         fitter = SizeFitter(structure.points, structure.symbols)
-        for (j, row), (k, other) in product(enumerate(fitter.values.tolist()), repeat=2):
-            if j < k and other[0] * row[0] > 0:
-                assert [x * other[0] for x in row] != [y * row[0] for y in other], (
-                    structure.key.slug,
-                    fitter.monomials[j],
-                    fitter.monomials[k],
-                )
+        seen: dict[tuple[int, ...], list[int]] = {}
+        for number, row in enumerate(fitter.values.tolist()):
+            if any(row):
+                divisor = gcd(*row)
+                seen.setdefault(tuple(x // divisor for x in row), []).append(number)
+        for first, *others in seen.values():
+            for other in others:
+                ratio = Fraction(max(fitter.values[other].tolist()), max(fitter.values[first].tolist()))
+                one, two = (SizeExpression(((1, fitter.monomials[j]),)) for j in (first, other))
+                for point in map(with_derived_symbols, more):
+                    assert two.evaluate(point) == one.evaluate(point) * ratio, (
+                        structure.key.slug,
+                        str(one),
+                        str(two),
+                    )
+
+
+def test_every_piece_of_scratch_is_there_at_some_points_and_absent_at_others() -> None:
+    for structure in {str(s.points): s for s in shipped_structures()}.values():
+        points = [with_derived_symbols(p) for p in structure.points]
+        for name in (
+            "sort",
+            "sorted",
+            "segments",
+            "pieces",
+            "sort_scratch",
+            "sum_h",
+            "sum_h_flags",
+            "splits",
+        ):
+            present = sum(p[name] > 0 for p in points)
+            assert 2 <= present < len(points), (structure.key.slug, name)

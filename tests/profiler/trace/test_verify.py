@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 
 from whatfits.estimator.profile import EventProgram, SizeExpression, Token, build_table, load_program
-from whatfits.profiler.trace.classes import shipped_structures
+from whatfits.profiler.trace.classes import structure_class
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
 DIMS = {"L": 6, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 2, "d": 24, "V": 701}
-(STRUCTURE,) = (
-    s
-    for s in shipped_structures()
-    if s.key.slug.endswith("ckpt_none-loss_standard-mb_many-kv_grouped-untied")
-)
+STRUCTURE = structure_class(StepOptions(), micro_batch="many", kv_heads="grouped")
 
 
 @pytest.fixture(scope="module")

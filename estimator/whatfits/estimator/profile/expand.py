@@ -58,9 +58,7 @@ def expand_structure(program: EventProgram, num_layers: int) -> ExpandedEvents:
     Raises:
         ValueError: the program does not cover so few layers.
     """
-    repeats = num_layers - program.base_layers
-    if repeats < 0:
-        raise ValueError(f"num_layers {num_layers} is below the {program.base_layers} this profile starts at")
+    repeats = program.num_periods(num_layers, program.base_layers)
     unrolled = [_unroll(program.parts[name], repeats) for name in PARTS]
     starts = np.cumsum([0, *(len(tokens) for tokens, _ in unrolled)])
     tokens = np.concatenate([t for t, _ in unrolled])
@@ -89,6 +87,25 @@ def expand_structure(program: EventProgram, num_layers: int) -> ExpandedEvents:
 
 
 def expand(program: EventProgram, symbols: Mapping[str, int]) -> tuple[ExpandedEvents, IntArray]:
-    """Events of one micro-batch and the requested bytes of each event's block. `symbols` includes L, b and s."""
+    """Events of one micro-batch and the requested bytes of each event's block. `symbols` includes L, b and s.
+
+    What is of zero bytes at these symbols, such as a kernel's scratch below the size that needs it, is no event.
+    """
     events = expand_structure(program, symbols["L"])
-    return events, events.nbytes(program, symbols)
+    nbytes = events.nbytes(program, symbols)
+    touches = (events.kind == Token.ALLOC) | (events.kind == Token.FREE)
+    kept = ~touches | (nbytes > 0)
+    if kept.all():
+        return events, nbytes
+    stays = kept[events.kind == Token.ALLOC]
+    number = np.where(stays, np.cumsum(stays) - 1, -1)
+    ends = np.cumsum(kept)[np.array(events.part_ends) - 1]
+    block = events.block[kept]
+    remaining = ExpandedEvents(
+        kind=events.kind[kept],
+        block=np.where(block >= 0, number[block], -1),
+        size_index=events.size_index[kept],
+        label=events.label[kept],
+        part_ends=tuple(int(x) for x in ends),
+    )
+    return remaining, nbytes[kept]

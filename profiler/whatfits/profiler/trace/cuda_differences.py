@@ -1,16 +1,20 @@
 """Where a trace on `meta` differs from a run on a CUDA device, and the rule that removes each difference.
 
-| difference | rule here | source |
+| difference | rule | source |
 |---|---|---|
-| `meta` tensors always take SDPA's math path | call the flash kernel's op directly | aten/src/ATen/native/transformers/attention.cpp |
-| under a dispatch mode autograd adds gradients that meet at a fan-in out of place | in place where the device would | torch/csrc/autograd/input_buffer.cpp, `can_accumulate_inplace` |
-| flash backward's scratch tensors are allocated inside the kernel's wrapper | listed by `flash_backward_temporaries` | aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp, `mha_bwd` (rounding as in FlashAttention 2) |
-| a boolean read back from the device (`.item()`) has no value on `meta` | answered True: no padding and no packed sequences | transformers/masking_utils.py |
+| `meta` tensors always take SDPA's math path | `attention.SdpaFrontEnd` chooses as the device does and calls that kernel's op | aten/src/ATen/native/transformers/attention.cpp, cuda/sdp_utils.cpp |
+| kernels allocate scratch inside, some before their outputs; some outputs lie on the host | `temporaries.device_steps`, op by op | named rule by rule |
+| under a dispatch mode autograd adds gradients that meet at a fan-in out of place | `in_place_on_device`: in place where the device would | torch/csrc/autograd/input_buffer.cpp, `can_accumulate_inplace` |
+| under a dispatch mode backward formulas scatter into fresh zeros out of place | `in_place_on_device`: into those zeros | torch/csrc/autograd/FunctionsManual.cpp, `areAnyTensorSubclassLike` |
+| dropout multiplies by a mask in the input's dtype | `native_dropout`, which keeps a boolean mask | aten/src/ATen/native/Dropout.cpp, `is_fused_kernel_acceptable` |
+| softmax of fp16 in fp32 casts the input first | the kernel that reads fp16 | aten/src/ATen/native/SoftMax.cpp, `half_to_float` |
+| `torch.nn.RMSNorm` is decomposed | one kernel each way | aten/src/ATen/native/layer_norm.cpp, `rms_norm_symint` |
+| a boolean read back from the device (`.item()`) has no value | answered as the batch's mask has it, `masks.scalar_answers` | transformers/masking_utils.py |
 | transformers treats `meta` as tracing and then builds a mask | `is_tracing` answers False | transformers/masking_utils.py |
+| `torch.tensor` is made unseen by dispatch modes | made by an op | torch/csrc/utils/tensor_new.cpp |
+| autocast has no key for `meta` | `autocast.autocast_on_meta` | aten/src/ATen/autocast_mode.cpp |
 
-Not yet listed here, so not in the traces: cuBLAS workspaces (added by the estimator's step timeline), reduction
-staging buffers, the sort buffers of the embedding's backward, and flash forward's split-KV accumulators for
-workloads too small to fill the device.
+Not in the traces: cuBLAS workspaces, which the estimator's step timeline adds.
 """
 
 import contextlib
@@ -21,16 +25,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone gives it)
 import transformers.masking_utils
 
-from whatfits.profiler.trace.storages import DeviceStep, StorageRecorder, running_node
+from whatfits.profiler.trace.attention import SdpaFrontEnd
+from whatfits.profiler.trace.options import StepOptions
+from whatfits.profiler.trace.storages import StorageRecorder, running_node
+from whatfits.profiler.trace.temporaries import device_steps
 
-_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
-_aten = torch.ops.aten
+__all__ = ["cuda_semantics", "device_steps", "in_place_on_device"]
+
+_ATEN = torch.ops.aten
+_DEFAULTS = StepOptions()
 _IN_PLACE_IN_FORMULAS = {
-    _aten.scatter.src: _aten.scatter_.src,
-    _aten.scatter.value: _aten.scatter_.value,
-    _aten.scatter_add.default: _aten.scatter_add_.default,
-    _aten.index_put.default: _aten.index_put_.default,
-    _aten._index_put_impl.default: _aten._index_put_impl_.default,
+    _ATEN.scatter.src: _ATEN.scatter_.src,
+    _ATEN.scatter.value: _ATEN.scatter_.value,
+    _ATEN.scatter_add.default: _ATEN.scatter_add_.default,
+    _ATEN.index_put.default: _ATEN.index_put_.default,
+    _ATEN._index_put_impl.default: _ATEN._index_put_impl_.default,
 }
 """Ops that backward formulas apply to a tensor of their own making, with what a device runs instead."""
 _USES_OF_AN_UNSHARED_TENSOR = 4
@@ -38,76 +47,10 @@ _USES_OF_AN_UNSHARED_TENSOR = 4
 _USES_OF_AN_UNSHARED_STORAGE = 2
 
 
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
-
-
-def flash_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,  # noqa: ARG001
-) -> torch.Tensor:
-    """Stand in for `F.scaled_dot_product_attention` where the device would choose the flash kernel.
-
-    Grouped key and value heads reach the kernel unexpanded, as on the device.
-
-    Raises:
-        NotImplementedError: a mask or a value of another head dim was passed, which the flash kernel does not take.
-    """
-    if attn_mask is not None:
-        raise NotImplementedError("the flash kernel takes no mask; trace this model with another kernel")
-    head_dim = query.shape[-1]
-    if head_dim != value.shape[-1]:
-        raise NotImplementedError(
-            f"the flash kernel takes one head dim, not {head_dim} and {value.shape[-1]}"
-        )
-    if head_dim % 8:
-        padded = [F.pad(t, (0, _round_up(head_dim, 8) - head_dim)) for t in (query, key, value)]
-        scale = scale if scale is not None else head_dim**-0.5
-        out: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
-            *padded, dropout_p, is_causal, False, scale=scale
-        )[0]
-        return out[..., :head_dim]
-    output: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, dropout_p, is_causal, False, scale=scale
-    )[0]
-    return output
-
-
-def device_steps(func: Any, args: tuple[Any, ...], _kwargs: dict[str, Any], _result: Any) -> list[DeviceStep]:
-    """What an op's device kernel allocates beside its outputs."""
-    return [DeviceStep("allocate", nbytes) for nbytes in flash_backward_temporaries(func, args)]
-
-
-def flash_backward_temporaries(func: Any, args: tuple[Any, ...]) -> list[int]:
-    """Bytes of flash backward's scratch tensors: softmax_d, dq_accum and, for grouped heads, expanded dk and dv.
-
-    softmax_d = 4 b a s128; dq_accum = 4 b s128 a d32; dk = dv = e b s_k a d, with s128 = s rounded up to 128 and
-    d32 = d rounded up to 32 (64 above 128).
-
-    Source: flash_api.cpp `mha_bwd`. Assumes: the non-deterministic kernel.
-    """
-    if func is not _FLASH_BACKWARD:
-        return []
-    query, key = args[1], args[2]
-    batch, heads, seq_len, head_dim = query.shape
-    seq_rounded = _round_up(seq_len, 128)
-    head_rounded = _round_up(head_dim, 32 if head_dim <= 128 else 64)
-    sizes = [4 * batch * heads * seq_rounded, 4 * batch * seq_rounded * heads * head_rounded]
-    if key.shape[1] != heads:
-        sizes += [query.element_size() * batch * key.shape[2] * heads * head_dim] * 2
-    return sizes
-
-
 def in_place_on_device(func: Any, args: tuple[Any, ...], recorder: StorageRecorder) -> Any:
     """The op a device runs in place of this one of backward, on its first argument; None if it allocates as well."""
     if accumulates_in_place(func, args, recorder):
-        return torch.ops.aten.add_.Tensor
+        return _ATEN.add_.Tensor
     in_place = _IN_PLACE_IN_FORMULAS.get(func)
     return in_place if in_place is not None and _made_by_running_formula(args[0], recorder) else None
 
@@ -138,11 +81,7 @@ def accumulates_in_place(func: Any, args: tuple[Any, ...], recorder: StorageReco
 
     Source: torch/csrc/autograd/input_buffer.cpp. Confirmed event for event on recorded device histories.
     """
-    if (
-        func is not torch.ops.aten.add.Tensor
-        or torch.is_grad_enabled()
-        or not isinstance(args[1], torch.Tensor)
-    ):
+    if func is not _ATEN.add.Tensor or torch.is_grad_enabled() or not isinstance(args[1], torch.Tensor):
         return False
     first = args[0]
     block = recorder.block_of(first)
@@ -170,14 +109,80 @@ def _is_dense(tensor: torch.Tensor) -> bool:
     return True
 
 
+def _fused_dropout(original: Any) -> Any:
+    """`F.dropout` by the op that keeps a boolean mask."""
+
+    def dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002
+        if not input.is_meta or not training or not 0.0 < p < 1.0 or not input.numel():
+            return original(input, p, training, inplace)
+        return _ATEN.native_dropout(input, p, True)[0]
+
+    return dropout
+
+
+def _softmax_of_half(original: Any, fused: Any) -> Any:
+    """Softmax or log-softmax that reads fp16 and writes fp32 in one kernel."""
+
+    def softmax(input: torch.Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None) -> Any:  # noqa: A002
+        if input.is_meta and input.dtype == torch.float16 and dtype == torch.float32 and dim is not None:
+            return fused(input, dim, True)
+        return original(input, dim, _stacklevel, dtype)
+
+    return softmax
+
+
+def _seen(make: Any) -> Any:
+    """`torch.tensor` whose storage on `meta` comes from an op, as each storage of a device comes from its allocator."""
+
+    def tensor(*args: Any, **kwargs: Any) -> torch.Tensor:
+        made: torch.Tensor = make(*args, **kwargs)
+        return torch.empty_like(made).requires_grad_(made.requires_grad) if made.is_meta else made
+
+    return tensor
+
+
+class _FusedRmsNorm(torch.autograd.Function):
+    """The allocations of the fused kernels: output and inverse norms; gradients of input and weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, num_dims: int) -> torch.Tensor:
+        """Output, then one fp32 value per normalised row."""
+        output = torch.empty_like(x, memory_format=torch.contiguous_format)
+        norms = torch.empty(x.shape[: x.ndim - num_dims], dtype=torch.float32, device=x.device)
+        ctx.save_for_backward(x, weight, norms)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *_gradients: Any) -> Any:
+        """No scratch, as recorded on an H100 (benchmarks/gpu_recordings, rms_norm)."""
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), None if weight is None else torch.empty_like(weight), None
+
+
+def _fused_rms_norm(original: Any) -> Any:
+    """`F.rms_norm` by one kernel each way."""
+
+    def rms_norm(input: torch.Tensor, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Any:  # noqa: A002
+        if not input.is_meta or (weight is not None and weight.dtype != input.dtype):
+            return original(input, normalized_shape, weight, eps)
+        return _FusedRmsNorm.apply(input, weight, len(normalized_shape))
+
+    return rms_norm
+
+
 @contextlib.contextmanager
-def cuda_semantics() -> Iterator[None]:
+def cuda_semantics(options: StepOptions = _DEFAULTS) -> Iterator[None]:
     """Make `meta` choose what a CUDA device chooses; restored on exit."""
     replaced = [
-        (F, "scaled_dot_product_attention", flash_attention),
-        (transformers.masking_utils, "is_tracing", lambda *_args, **_kwargs: False),
+        (F, "scaled_dot_product_attention", SdpaFrontEnd(options.kernels)),
+        (torch, "tensor", _seen(torch.tensor)),
+        (F, "dropout", _fused_dropout(F.dropout)),
+        (F, "rms_norm", _fused_rms_norm(F.rms_norm)),
+        (F, "softmax", _softmax_of_half(F.softmax, _ATEN._softmax)),
+        (F, "log_softmax", _softmax_of_half(F.log_softmax, _ATEN._log_softmax)),
     ]
-    replaced = [x for x in replaced if hasattr(x[0], x[1])]  # transformers 4 has no `is_tracing`
+    if hasattr(transformers.masking_utils, "is_tracing"):
+        replaced.append((transformers.masking_utils, "is_tracing", lambda *_args, **_kwargs: False))
     before = [getattr(owner, name) for owner, name, _ in replaced]
     for owner, name, value in replaced:
         setattr(owner, name, value)

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
+from whatfits.estimator.profile.expressions import DERIVED_SIZES, SizeExpression, with_derived_symbols
 
 __all__ = ["SizeFitError", "SizeFitter"]
 
@@ -23,17 +23,41 @@ class SizeFitError(ValueError):
 
 def _monomials(symbols: Sequence[str]) -> list[Monomial]:
     """Candidates in order of simplicity: batch and sequence powers times up to three distinct dims."""
-    dims = [x for x in symbols if x in "hiakdV"]
+    dims = [x for x in symbols if x in "hiakdVr"]
     batch_powers = [0, 1] if "b" in symbols else [0]
     found: list[Monomial] = []
     for count in range(4):
         for chosen in combinations(dims, count):
             for b in batch_powers:
                 found.extend(_monomial([("b", b), ("s", s), *((x, 1) for x in chosen)]) for s in (0, 1, 2))
-    for b in batch_powers:  # the flash kernel's padded scratch
-        found.append(_monomial([("b", b), ("a", 1), ("s128", 1)]))
-        found.append(_monomial([("b", b), ("a", 1), ("s128", 1), ("d32", 1)]))
-    return sorted(found, key=lambda m: (sum(e for _, e in m), len(m)))
+    products = [
+        ("a", "s128"),
+        ("a", "s128", "d32"),
+        ("splits", "a", "s"),
+        ("splits", "a", "s", "d32"),
+        ("a", "s32"),
+        ("s", "s8"),
+        ("a", "s", "s8"),
+    ]
+    for b in batch_powers:
+        found += [_monomial([("b", b), *((x, 1) for x in product)]) for product in products]
+    found += [_monomial([("sort", 1)]), _monomial([("pieces", 1), ("h32", 1)])]
+    derived = [_monomial([(name, 1)]) for name in DERIVED_SIZES]
+    return [*derived, *sorted(found, key=_simplicity), *_of_class(symbols, batch_powers)]
+
+
+def _of_class(symbols: Sequence[str], batch_powers: Sequence[int]) -> list[Monomial]:
+    """Candidates with the symbols that only this class has, which have longer names."""
+    own = [x for x in symbols if len(x) > 1]
+    factors = [("",), ("V",), ("h",)]
+    products = [
+        [("b", b), (x, 1), *((y, 1) for y in ys if y)] for x in own for ys in factors for b in batch_powers
+    ]
+    return sorted((_monomial(p) for p in products), key=_simplicity)
+
+
+def _simplicity(monomial: Monomial) -> tuple[int, int]:
+    return sum(e for _, e in monomial), len(monomial)
 
 
 def _monomial(powers: list[tuple[str, int]]) -> Monomial:
@@ -77,12 +101,13 @@ class SizeFitter:
         raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
 
     def _single(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
-        quotient, remainder = np.divmod(sizes, self.values)
-        exact = (
-            (remainder == 0).all(axis=1) & (quotient == quotient[:, :1]).all(axis=1) & (quotient[:, 0] > 0)
-        )
-        matches = np.flatnonzero(exact)
+        if not sizes.any():
+            return SizeExpression(())
+        quotient, remainder = np.divmod(sizes, np.maximum(self.values, 1))
+        coefficient = quotient.max(axis=1)
+        exact = (remainder == 0) & np.where(self.values > 0, quotient == coefficient[:, None], sizes == 0)
+        matches = np.flatnonzero(exact.all(axis=1) & (coefficient > 0))
         if not len(matches):
             return None
         best = int(matches[0])
-        return SizeExpression(((int(quotient[best, 0]), self.monomials[best]),))
+        return SizeExpression(((int(coefficient[best]), self.monomials[best]),))

@@ -25,11 +25,11 @@ from whatfits.profiler.trace.events import Alloc, Free, Mark, MarkKind, Phase, T
 class DeviceStep:
     """One step of what an op's device kernel does with memory.
 
-    allocate: a hidden temporary of `value` bytes (none if 0). free: the temporary allocated by the step at index `value`.
-    output: the op's `value`-th output tensor, None counted too. host: that output lies in the host's memory.
+    allocate: a hidden temporary of `value` bytes, none if 0. free: the temporary allocated by the step at index `value`.
+    output: the op's `value`-th output tensor, None counted too. absent: the device does not allocate that output.
     """
 
-    kind: Literal["allocate", "free", "output", "host"]
+    kind: Literal["allocate", "free", "output", "absent"]
     value: int
 
 
@@ -70,6 +70,8 @@ class StorageRecorder(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.phase: Phase = "forward"
+        self.keep_empty = False
+        """Whether temporaries of 0 bytes are tokens too, so that traces of any sizes have the same tokens."""
         self.tokens: list[Token] = []
         self.producer: dict[int, NodeIdentity | None] = {}
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
@@ -134,7 +136,7 @@ class StorageRecorder(TorchDispatchMode):
     def _record_op(self, op: str, result: Any, steps: Sequence[DeviceStep]) -> None:
         """Append an op's outputs and hidden temporaries in the order of its steps."""
         outputs = tree_leaves(result)
-        named = {step.value for step in steps if step.kind in ("output", "host")}
+        named = {step.value for step in steps if step.kind in ("output", "absent")}
         for number, leaf in enumerate(outputs):
             if number not in named:
                 self._record(leaf, op)
@@ -142,11 +144,11 @@ class StorageRecorder(TorchDispatchMode):
         for index, step in enumerate(steps):
             if step.kind == "output":
                 self._record(outputs[step.value], op)
-            elif step.kind == "host":
+            elif step.kind == "absent":
                 self.ignore(outputs[step.value])
             elif step.kind == "free":
                 self._free_temporary(temporaries.pop(step.value, None))
-            elif step.value:
+            elif step.value or self.keep_empty:
                 temporaries[index] = self._new_block(step.value, op, internal=True)
         for block in reversed(temporaries.values()):
             self._free_temporary(block)

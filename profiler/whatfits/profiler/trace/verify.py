@@ -6,7 +6,7 @@ import numpy as np
 
 from whatfits.estimator.profile import CountTable, EventProgram, Token, expand, with_derived_symbols
 from whatfits.estimator.profile.program import PARTS
-from whatfits.profiler.trace.events import Alloc, Free, Trace
+from whatfits.profiler.trace.events import Alloc, Free, Mark, Trace
 from whatfits.profiler.trace.options import Dims
 
 __all__ = ["Comparison", "compare_with_trace"]
@@ -45,7 +45,8 @@ def table_peak(table: CountTable, dims: Dims, rounded_to: int) -> int:
 def compare_with_trace(program: EventProgram, table: CountTable, trace: Trace, dims: Dims) -> Comparison:
     """Expand the program, evaluate the table and compare both with a trace at the same dims."""
     events, nbytes = expand(program, dims)
-    tokens = [token for part in PARTS for token in trace.parts[part]]
+    empty = {t.block for p in trace.parts.values() for t in p if isinstance(t, Alloc) and not t.nbytes}
+    tokens = [t for part in PARTS for t in trace.parts[part] if isinstance(t, Mark) or t.block not in empty]
     number: dict[int, int] = {}
     different = abs(len(tokens) - len(events.kind))
     for j, token in enumerate(tokens[: len(events.kind)]):
