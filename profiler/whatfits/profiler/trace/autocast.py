@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone gives it)
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["CUDA", "AutocastDevice", "CastPolicy", "autocast_on_meta", "read_cast_lists"]
 
@@ -141,7 +142,7 @@ def _with_policy(
     dtype = torch.get_autocast_dtype(casts.device_type)
     if policy is CastPolicy.FP32 or (
         policy is CastPolicy.PROMOTE
-        and any(is_eligible(a) and a.dtype == torch.float32 for a in (*args, *kwargs.values()))
+        and any(is_eligible(a) and a.dtype == torch.float32 for a in tree_leaves((args, kwargs)))
     ):
         dtype = torch.float32
     cast_kwargs = {name: casts.cast(dtype, value) for name, value in reversed(kwargs.items())}

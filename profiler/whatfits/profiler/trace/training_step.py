@@ -7,45 +7,67 @@ the inputs. The optimizer is not part of it.
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from whatfits.profiler.trace.autocast import CUDA, autocast_on_meta
 from whatfits.profiler.trace.cuda_differences import (
     cuda_semantics,
     device_steps,
     in_place_on_device,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Token, Trace
-from whatfits.profiler.trace.model import build_model, traced_parameters
+from whatfits.profiler.trace.masks import batch_inputs, scalar_answers
+from whatfits.profiler.trace.model import build_model, causal_model, traced_parameters
 from whatfits.profiler.trace.modules import ModuleTracker
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.storages import StorageRecorder
 
+_DEFAULTS = StepOptions()
+_AUTOCAST = {"bf16_mixed": torch.bfloat16, "fp16_mixed": torch.float16}
 ReadyHook = Callable[[str, nn.Parameter], None]
 
 
 class MicroBatchTracer:
     """Runs micro-batches of one model under a recorder and keeps what ties tokens to parameters and modules."""
 
-    def __init__(self, model: nn.Module, *, on_ready: ReadyHook | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        options: StepOptions = _DEFAULTS,
+        *,
+        on_ready: ReadyHook | None = None,
+    ) -> None:
         self.model = model
+        self.options = options
         self.names = {id(p): n for n, p in model.named_parameters()}
         self.tracker = ModuleTracker(model)
         self.layer_names = {n for n, _ in model.named_modules() if n.rpartition(".")[0].endswith("layers")}
         self.on_ready = on_ready
         self.device = next(model.parameters()).device
-        self.recorder = StorageRecorder(
+        self.recorder = self.make_recorder()
+        self.scaler = self._make_scaler()
+        for tensor in [*model.parameters(), *model.buffers()]:
+            self.recorder.ignore(tensor)
+
+    def make_recorder(self) -> StorageRecorder:
+        """A recorder that sees what the device sees."""
+        return StorageRecorder(
             device_type=self.device.type,
             current_module=self.tracker.current,
             temporaries=device_steps,
             in_place=in_place_on_device,
-            scalar_answer=lambda _tensor: True,
+            scalar_answer=scalar_answers(self.options.mask),
         )
-        for tensor in [*model.parameters(), *model.buffers()]:
-            self.recorder.ignore(tensor)
+
+    @contextmanager
+    def semantics(self) -> Iterator[None]:
+        """Make the tensors' device choose what the traced device chooses."""
+        with cuda_semantics(self.options), autocast_on_meta(CUDA):
+            yield
 
     def micro_batch(
         self, batch: int, seq_len: int, *, before_end: Callable[[], None] | None = None
@@ -55,30 +77,52 @@ class MicroBatchTracer:
         `before_end` runs, and is traced, while the loss and the inputs are still there: the optimizer's place.
         """
         parts: dict[str, list[Token]] = {}
-        device = self.device
         with self._instrumented(), self.recorder:
             parts["forward"] = self.recorder.start_part()
             self.recorder.phase = "forward"
-            input_ids = torch.empty(batch, seq_len, dtype=torch.int64, device=device)
-            labels = torch.empty(batch, seq_len, dtype=torch.int64, device=device)
-            loss = self.model(input_ids=input_ids, labels=labels).loss
+            given = batch_inputs(self.options.mask, batch, seq_len, self.device)
+            with self._autocast():
+                outputs = self.model(**given)
+                loss = outputs.loss
+                if not self.options.keep_outputs:
+                    del outputs
             parts["backward"] = self.recorder.start_part()
             self.recorder.phase = "backward"
-            loss.backward()
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
             parts["end"] = self.recorder.start_part()
             self.recorder.phase = "end"
             if before_end is not None:
                 before_end()
-            del loss, input_ids, labels
+            if self.options.keep_outputs:
+                del outputs
+            del loss, given
             self.recorder.start_part()
         return parts
+
+    def _make_scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler of fp16 training; its scale and its counter, two scalars, exist before the micro-batch."""
+        if self.options.precision != "fp16_mixed":
+            return None
+        scaler = torch.amp.GradScaler(self.device.type)
+        scaler.scale(torch.empty((), device=self.device))
+        for state in (scaler._scale, scaler._growth_tracker):
+            assert state is not None
+            self.recorder.ignore(state)
+        return scaler
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(self.options.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     @contextmanager
     def _instrumented(self) -> Iterator[None]:
         handles = [
-            p.register_post_accumulate_grad_hook(self._gradient_ready) for p in self.model.parameters()
+            p.register_post_accumulate_grad_hook(self._gradient_ready)
+            for p in self.model.parameters()
+            if p.requires_grad
         ]
-        original: Any = self.model.loss_function  # a property of transformers' models, typed as a submodule
+        causal: Any = causal_model(self.model)
+        original = causal.loss_function
 
         def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:
             self.recorder.phase = "loss"
@@ -89,16 +133,16 @@ class MicroBatchTracer:
                 self.tracker.leave()
             return result
 
-        self.model.loss_function = loss_function  # type: ignore[assignment]
+        causal.loss_function = loss_function
         was_enabled = gc.isenabled()
         gc.disable()
         try:
-            with cuda_semantics(), self.tracker.follow(self._enter, self._exit):
+            with self.semantics(), self.tracker.follow(self._enter, self._exit):
                 yield
         finally:
             if was_enabled:
                 gc.enable()
-            self.model.loss_function = original
+            causal.loss_function = original
             for handle in handles:
                 handle.remove()
 
@@ -122,7 +166,9 @@ class MicroBatchTracer:
 def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     """Trace the first micro-batch of a step, gradients kept, and decide each allocation's category."""
     model = build_model(dims, options)
-    parts = MicroBatchTracer(model).micro_batch(dims["b"], dims["s"])
+    tracer = MicroBatchTracer(model, options)
+    tracer.recorder.keep_empty = True
+    parts = tracer.micro_batch(dims["b"], dims["s"])
     assign_categories(parts)
     return Trace(
         parts=parts,
@@ -147,7 +193,7 @@ def assign_categories(parts: dict[str, list[Token]]) -> None:
                 continue
             if token.block in gradients:
                 token.category = "gradients"
-            elif token.module in ("lm_head", "loss"):
+            elif token.module.rpartition(".")[2] in ("lm_head", "loss"):
                 token.category = "logits_and_loss"
             elif token.recompute or (part == "forward" and freed_in.get(token.block) != "forward"):
                 token.category = "activations"

@@ -58,10 +58,10 @@ def trace_training_steps(
     model = build_model(dims, options)
     if layerwise:
         single = {name: optimizer([p]) for name, p in model.named_parameters()}
-        tracer = MicroBatchTracer(model, on_ready=lambda name, _parameter: _update(single[name]))
+        tracer = MicroBatchTracer(model, options, on_ready=lambda name, _parameter: _update(single[name]))
         last = None
     else:
-        tracer = MicroBatchTracer(model)
+        tracer = MicroBatchTracer(model, options)
         last = partial(_update, optimizer(model.parameters()))
     sizes: dict[int, int] = {}
     steps = []
