@@ -8,6 +8,7 @@ kernels allocate for themselves, which may be piecewise and may be 0.
 |---|---|
 | s8, s32, s128 | s rounded up to the multiple: padded masks, softmax sums of the efficient kernel, scratch of the flash kernel |
 | d32, h32 | d rounded up to 32 (to 64 above 128), h to 32 |
+| d_wide | d where it is above 128, else 0 |
 | splits | pieces the flash kernel splits the keys into, 0 where it does not |
 | efficient16, efficient32 | workspace of the efficient kernel's backward, by bits of an element |
 | cudnn | workspace of cuDNN attention's backward |
@@ -15,7 +16,7 @@ kernels allocate for themselves, which may be piecewise and may be 0.
 | sort, sorted | 1 and T = b s where the embedding's backward sorts its ids, else 0 |
 | segments, pieces | distinct ids and pieces of at most 10 equal ids it allows for, 0 where it does not sort |
 | sort_scratch, unique_scratch, segment_scratch | scratch of its sort, of its search and of its sum, 0 where it does not sort |
-| sum_h, sum_ad, sum_kd | staging of a sum over all T rows of h, a d or k d columns: the gradient of a norm's weight, of a bias |
+| sum_h, sum_ad, sum_kd, sum_i | staging of a sum over all T rows of h, a d, k d or i columns: the gradient of a norm's weight, of a bias, of DoRA's magnitudes |
 | sum_h_flags, ... | semaphores of the same |
 | chunk0 ... chunk7 | tokens of each eighth of a sequence, the longer ones first: the chunked loss |
 | fused_rows | tokens whose logits the fused loss has at a time |
@@ -145,7 +146,7 @@ def _chunk(number: int) -> Callable[[_Derived], Any]:
 
 
 def _fused_rows(x: _Derived) -> Any:
-    """rows = min(T, 2 ^ ceil(log2(ceil(T / ceil(V / h))))).
+    """Rows = min(T, 2 ^ ceil(log2(ceil(T / ceil(V / h))))).
 
     Source: Liger-Kernel 0.8.5, ops/fused_linear_cross_entropy.py. Assumes: its default chunk budget of 1.
     """
@@ -177,6 +178,7 @@ _DERIVED: dict[str, Callable[[_Derived], Any]] = {
     "s128": _multiple("s", 128),
     "h32": _multiple("h", 32),
     "d32": _padded_head,
+    "d_wide": lambda x: x["d"] * np.where(np.asarray(x["d"]) > 128, 1, 0),
     "splits": _splits,
     "efficient16": _efficient(2),
     "efficient32": _efficient(4),
@@ -195,6 +197,8 @@ _DERIVED: dict[str, Callable[[_Derived], Any]] = {
     "sum_ad_flags": _sum("ad", 1),
     "sum_kd": _sum("kd", 0),
     "sum_kd_flags": _sum("kd", 1),
+    "sum_i": _sum("i", 0),
+    "sum_i_flags": _sum("i", 1),
     **{f"chunk{number}": _chunk(number) for number in range(8)},
     "fused_rows": _fused_rows,
     **{f"nf4_{other}": _per_weights(other, 2) for other in ("ad", "kd", "i")},
@@ -208,7 +212,7 @@ CLASS_SYMBOLS = {
     "qlora": tuple(
         f"nf4_{kind}{other}" for kind in ("", "blocks_", "groups_") for other in ("ad", "kd", "i")
     ),
-    "dora": ("square_h", "square_ad", "square_i"),
+    "dora": ("sum_i", "sum_i_flags", "square_h", "square_ad", "square_i"),
 }
 """Derived symbols of some losses and adapters only."""
 _NO_SIZES = (

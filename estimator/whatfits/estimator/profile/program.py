@@ -1,6 +1,7 @@
 """The event program: a trace of any depth written once.
 
-Each part of a step (forward, backward, end) is `prefix, body x (L - base_layers), suffix`. A token is an
+Each part of a step (forward, backward, end) is `prefix, body x K, suffix` with K = (L - base_layers) / period: a body is
+`period` layers, one unless their pattern is longer. A token is an
 allocation (size expression, label), a free (reference to its allocation) or a mark (layer enter or exit, gradient
 ready). A free names its allocation by part and position, affine in the number of body repetitions K and the
 repetition k it stands in: position = c0 + cK K + ck k.
@@ -143,6 +144,24 @@ class ProfileHead:
     labels: tuple[Label, ...]
     parameters: tuple[ParameterTemplate, ...]
     buffers: tuple[tuple[str, SizeExpression], ...]
+    period: int = 1
+    """Layers after which the pattern of layers repeats; the depth grows by whole periods."""
+
+    def num_periods(self, num_layers: int, first_layers: int) -> int:
+        """Periods between two depths.
+
+        Raises:
+            ValueError: the depth is below the first, or not a whole number of periods above it.
+        """
+        periods, rest = divmod(num_layers - first_layers, self.period)
+        if periods < 0:
+            raise ValueError(f"num_layers {num_layers} is below the {first_layers} this profile starts at")
+        if rest:
+            raise ValueError(
+                f"num_layers {num_layers} is not {first_layers} and a multiple of the {self.period} layers after which "
+                f"{self.key.checkpointing} repeats"
+            )
+        return periods
 
     @property
     def kernel(self) -> str:
@@ -164,6 +183,7 @@ class ProfileHead:
                 for p in self.parameters
             ],
             "buffers": [[name, e.to_json()] for name, e in self.buffers],
+            **({} if self.period == 1 else {"period": self.period}),
         }
 
     @staticmethod
@@ -189,6 +209,7 @@ class ProfileHead:
                 for n, shape, role, nbytes, trainable in data["parameters"]
             ),
             "buffers": tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
+            "period": data.get("period", 1),
         }
 
 

@@ -34,7 +34,7 @@ class CountTable(ProfileHead):
     """Rows of live counts for one structure class, pruned to those that can be a maximum.
 
     first_layers: smallest depth the table answers. base and slope: (rows, kinds, sizes) counts at first_layers and
-    per further layer. row_label: index into labels. row_parameter: template whose gradient became complete at this
+    per further period of layers. row_label: index into labels. row_parameter: template whose gradient became complete at this
     row, -1 elsewhere. step_base, step_slope: (kinds, sizes) live when backward has ended and the optimizer steps.
     """
 
@@ -50,15 +50,14 @@ class CountTable(ProfileHead):
         """(rows, kinds, sizes) counts at a depth.
 
         Raises:
-            ValueError: fewer layers than the table covers.
+            ValueError: fewer layers than the table covers, or a broken period.
         """
-        if num_layers < self.first_layers:
-            raise ValueError(f"num_layers {num_layers} is below the {self.first_layers} this profile covers")
-        return _counts(self, num_layers)
+        return _counts(self, self.num_periods(num_layers, self.first_layers))
 
     def step_counts(self, num_layers: int) -> IntArray:
         """(kinds, sizes) counts live while the optimizer steps."""
-        result: IntArray = self.step_base + (num_layers - self.first_layers) * self.step_slope
+        periods = self.num_periods(num_layers, self.first_layers)
+        result: IntArray = self.step_base + periods * self.step_slope
         return result
 
     def to_json(self) -> dict[str, Any]:
@@ -104,8 +103,8 @@ class CountTable(ProfileHead):
 
 
 @lru_cache(maxsize=256)
-def _counts(table: CountTable, num_layers: int) -> IntArray:
-    result: IntArray = table.base + (num_layers - table.first_layers) * table.slope
+def _counts(table: CountTable, periods: int) -> IntArray:
+    result: IntArray = table.base + periods * table.slope
     return result
 
 
@@ -123,10 +122,11 @@ def build_table(program: EventProgram) -> CountTable:
     Raises:
         ValueError: the counts are not affine in depth, so the program cannot be summarised this way.
     """
-    first = program.base_layers + 1
-    depths = [first, first + 1, first + 2]
+    period = program.period
+    first = program.base_layers + period
+    depths = [first, first + period, first + 2 * period]
     live = [_live_counts(program, expand_structure(program, depth)) for depth in depths]
-    rows = [_row_positions(program, depth - program.base_layers) for depth in depths]
+    rows = [_row_positions(program, repeats) for repeats in (1, 2, 3)]
     kind = expand_structure(program, first).kind[rows[0]]
     # A parameter is updated while its gradient is still pending: its row counts what was live just before.
     before = (kind == Token.GRADIENT_READY).astype(np.int64)
@@ -152,6 +152,7 @@ def build_table(program: EventProgram) -> CountTable:
         labels=program.labels,
         parameters=program.parameters,
         buffers=program.buffers,
+        period=period,
         base=at[0][kept],
         slope=slope[kept],
         row_label=row_label[kept],

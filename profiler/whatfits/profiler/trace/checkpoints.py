@@ -11,7 +11,6 @@ All use torch's non-reentrant checkpoint. The last two are what a specification 
 """
 
 import functools
-import re
 from collections import Counter
 from typing import Any
 
@@ -19,9 +18,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
-__all__ = ["checkpoint_layers", "checkpointing_period"]
+from whatfits.profiler.trace.options import checkpointing_period
 
-_EVERY = re.compile(r"every_([2-9]|[1-9]\d+)")
+__all__ = ["checkpoint_layers"]
+
 _ATTENTION = (
     torch.ops.aten._scaled_dot_product_flash_attention.default,
     torch.ops.aten._scaled_dot_product_efficient_attention.default,
@@ -29,20 +29,6 @@ _ATTENTION = (
     torch.ops.aten._scaled_dot_product_attention_math.default,
 )
 """Source: torchtitan/models/llama3/infra/parallelize.py, `_op_sac_save_list`, at 018740b7aae7."""
-
-
-def checkpointing_period(name: str) -> int:
-    """After how many layers the pattern repeats.
-
-    Raises:
-        ValueError: no policy has that name.
-    """
-    if name in ("none", "full", "ops"):
-        return 1
-    found = _EVERY.fullmatch(name)
-    if found is None:
-        raise ValueError(f"unknown checkpointing {name!r}; known: none, full, ops, every_<k> from every_2 on")
-    return int(found[1])
 
 
 def checkpoint_layers(model: nn.Module, name: str) -> None:

@@ -1,9 +1,10 @@
 """Compile an event program from shallow traces at a few dims.
 
-1. At one point, trace depths L0, L0+1, L0+2. Longest common prefix and suffix of the token lists of L0 and L0+1
-   overlap; cut in the middle of the overlap; the difference is one layer's body.
-2. Each reference of a free to its allocation is affine in (K, k); fit on the three depths.
-3. At further points, trace depth L0+1 only; token for token the structure is the same and the sizes give each
+1. At one point, trace depths L0, L0+p, L0+2p, L0+3p, where layers repeat after p of them (1, but for a checkpointing
+   policy that tells layers apart). Longest common prefix and suffix of the token lists of L0 and L0+p overlap; cut in
+   the middle of the overlap; the difference is the body, p layers.
+2. Each reference of a free to its allocation is affine in (K, k); fit on the depths.
+3. At further points, trace depth L0+p only; token for token the structure is the same and the sizes give each
    token's expression.
 Whatever does not follow this pattern raises `StructureError`: such a stack needs a direct trace.
 """
@@ -26,7 +27,7 @@ from whatfits.estimator.profile.program import (
     Token,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Trace
-from whatfits.profiler.trace.options import Dims
+from whatfits.profiler.trace.options import Dims, checkpointing_period
 from whatfits.profiler.trace.sizes import SizeFitter
 
 __all__ = ["BASE_LAYERS", "StructureError", "Tracer", "compile_program", "flatten"]
@@ -141,8 +142,7 @@ def _references(
     """Columns ref_part, c0, c_total, c_repeat of one token, from all depths."""
     observed: list[tuple[int, int, int]] = []
     parts: set[str] = set()
-    for depth, flat in flats.items():
-        repeats = depth - BASE_LAYERS
+    for repeats, flat in enumerate(flats[depth] for depth in sorted(flats)):
         for repeat in range(repeats if segment == "body" else 1):
             token = flat[part][cuts[part].index(segment, offset, repeats, repeat)]
             if token.ref is not None:
@@ -175,13 +175,15 @@ def compile_program(
         StructureError: the class does not follow the pattern.
         SizeFitError: a size has no expression of the searched form.
     """
-    depths = range(BASE_LAYERS, BASE_LAYERS + 4)
-    traces = {depth: trace({**points[0], "L": depth}) for depth in depths}
+    period = checkpointing_period(key.checkpointing)
+    first = -(-BASE_LAYERS // period) * period
+    second = first + period
+    traces = {depth: trace({**points[0], "L": depth}) for depth in range(first, first + 4 * period, period)}
     flats = {depth: flatten(traced) for depth, traced in traces.items()}
-    base, deeper = flats[BASE_LAYERS], flats[BASE_LAYERS + 1]
+    base, deeper = flats[first], flats[second]
     cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
-    others = [trace({**p, "L": BASE_LAYERS + 1}) for p in points[1:]]
-    at_points = [traces[BASE_LAYERS + 1], *others]
+    others = [trace({**p, "L": second}) for p in points[1:]]
+    at_points = [traces[second], *others]
     observed = [deeper, *(flatten(other) for other in others)]
     for flat in observed[1:]:
         _require_same_structure(deeper, flat)
@@ -200,7 +202,8 @@ def compile_program(
     return EventProgram(
         key=key,
         stack=stack,
-        base_layers=BASE_LAYERS,
+        base_layers=first,
+        period=period,
         sizes=tuple(builder.sizes),
         labels=tuple(builder.labels),
         parameters=builder.parameters,
@@ -257,9 +260,9 @@ def _require_same_structure(expected: Flat, found: Flat) -> None:
 
 def _require_same_tokens(flats: dict[int, Flat], cuts: dict[str, Cut]) -> None:
     """Every traced depth must be prefix + body x K + suffix."""
-    deeper = flats[BASE_LAYERS + 1]
-    for depth, flat in flats.items():
-        repeats = depth - BASE_LAYERS
+    deeper = flats[sorted(flats)[1]]
+    for repeats, depth in enumerate(sorted(flats)):
+        flat = flats[depth]
         for part, cut in cuts.items():
             head = deeper[part][: cut.start]
             body = deeper[part][cut.start : cut.start + cut.body]

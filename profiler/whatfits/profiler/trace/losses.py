@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone gives it)
 from torch import nn
 
+from whatfits.estimator.profile.expressions import with_derived_symbols
+
 __all__ = ["NUM_CHUNKS", "fused_chunk_rows", "install_loss"]
 
 NUM_CHUNKS = 8
@@ -102,13 +104,10 @@ def _fused_loss_of(head: nn.Linear) -> Callable[..., torch.Tensor]:
 def fused_chunk_rows(num_tokens: int, hidden_size: int, vocab_size: int) -> int:
     """Tokens whose logits exist at a time: as many as make the logits about as large as the hidden states.
 
-    rows = min(n, 2 ^ ceil(log2(ceil(n / ceil(V / h))))).
-
-    Source: Liger-Kernel 0.8.5, ops/fused_linear_cross_entropy.py. Assumes: its default chunk budget of 1.
+    The estimator's symbol `fused_rows`.
     """
-    ratio = -(-vocab_size // hidden_size)
-    rows = -(-num_tokens // ratio)
-    return min(num_tokens, 1 << (rows - 1).bit_length())
+    symbols = with_derived_symbols({"s": num_tokens, "h": hidden_size, "V": vocab_size})
+    return int(symbols["fused_rows"])
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):

@@ -1,8 +1,11 @@
 """What is traced: the dims of a model and a micro-batch, and everything that makes two traces structurally different."""
 
+import re
 from dataclasses import dataclass
 
-__all__ = ["AdapterOptions", "Dims", "StepOptions"]
+__all__ = ["AdapterOptions", "Dims", "StepOptions", "checkpointing_period"]
+
+_EVERY = re.compile(r"every_([2-9]|[1-9]\d+)")
 
 Dims = dict[str, int]
 """Values of the symbols: L layers, h hidden, i intermediate, a heads, k kv heads, d head dim, V vocabulary,
@@ -47,3 +50,17 @@ class StepOptions:
     adapter: AdapterOptions | None = None
     keep_outputs: bool = False
     """Whether the loop holds the model's outputs until the end of the step."""
+
+
+def checkpointing_period(name: str) -> int:
+    """After how many layers the pattern of a checkpointing policy repeats.
+
+    Raises:
+        ValueError: no policy has that name.
+    """
+    if name in ("none", "full", "ops"):
+        return 1
+    found = _EVERY.fullmatch(name)
+    if found is None:
+        raise ValueError(f"unknown checkpointing {name!r}; known: none, full, ops, every_<k> from every_2 on")
+    return int(found[1])
