@@ -1,8 +1,9 @@
 """Trace micro-batches of the default training loop around an unchanged Hugging Face causal language model.
 
-The loop traced here, with the conventions that change bytes: token ids and labels arrive as two int64 tensors, no
-attention mask is passed, only the loss is kept from the model's output, and the step ends by dropping the loss and
-the inputs. The optimizer is not part of it.
+The loop traced here, with the conventions that change bytes: token ids and labels arrive as two int64 tensors, with a
+mask or positions if the options say so; forward and loss run under autocast in the mixed precisions, backward outside
+of it, in fp16 from a scaled loss; only the loss is kept from the model's output; and the step ends by dropping the loss
+and the inputs. The optimizer and the unscaling of gradients are not part of it.
 """
 
 import gc
