@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import product
 
 from whatfits.estimator.profile import ProfileKey
-from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
+from whatfits.estimator.profile.expressions import CLASS_SYMBOLS
+from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions, checkpointing_period
 
 __all__ = [
     "StructureClass",
@@ -81,11 +82,12 @@ def structure_class(
         dropped.add("k")
     if options.adapter is None:
         dropped.add("r")
+    own = [*CLASS_SYMBOLS.get(options.loss, ()), *CLASS_SYMBOLS.get(key.adapter.partition(":")[0], ())]
     return StructureClass(
         key=key,
         options=options,
         points=tuple(_point(row, micro_batch, kv_heads, sequence) for row in _POINTS),
-        symbols=tuple(x for x in "bshiakdVr" if x not in dropped),
+        symbols=tuple(x for x in (*"bshiakdVr", *own) if x not in dropped),
     )
 
 
@@ -122,9 +124,10 @@ def shipped_structures() -> Iterator[StructureClass]:
 def held_out_points(structure: StructureClass) -> list[Dims]:
     """Points no size was fitted at."""
     k = {"one": 1, "grouped": 4, "full": 8}[structure.key.kv_heads]
+    period = checkpointing_period(structure.options.checkpointing)
     return [
         {
-            "L": L,
+            "L": -(-L // period) * period,
             "b": 1 if structure.key.micro_batch == "one" else b,
             "s": eights if structure.key.sequence == "eights" else other,
             "h": 512,
