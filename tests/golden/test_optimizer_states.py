@@ -19,6 +19,7 @@ from whatfits.estimator.memory.optimizers import (
     ParameterTensor,
     build_optimizer_program,
 )
+from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
 
 HEADER, *ROWS = map(json.loads, Path(__file__).with_name("optimizer_states.jsonl").read_text().splitlines())
@@ -34,6 +35,9 @@ QUANTISATION_MAP_BYTES = 1024
 """bitsandbytes lists the maps all parameters share with each of them."""
 NORMS_OF_ALL = ("weight_norm", "adam_norm", "trust_ratio")
 """LAMB's parameters hold views of tensors with one number per parameter."""
+
+LEFT_TO_ADAMW = {"torch.optim.Muon()": ("vec_512",)}
+"""Parameters the measured optimizer does not take, for which a run has another one."""
 
 Build = Callable[[int], OptimizerProgram]
 
@@ -64,7 +68,6 @@ METHODS: dict[str, tuple[OptimizerName, Build]] = {
     "lion_pytorch.Lion": method("lion"),
     "pytorch_optimizer.AdamMini": method("adam_mini"),
     "pytorch_optimizer.CAME": method("came"),
-    "pytorch_optimizer.Muon": method("muon"),
     "pytorch_optimizer.SOAP": method("soap"),
     "pytorch_optimizer.ScheduleFreeAdamW": method("schedule_free_adamw"),
     "schedulefree.AdamWScheduleFree": method("schedule_free_adamw"),
@@ -78,7 +81,11 @@ METHODS: dict[str, tuple[OptimizerName, Build]] = {
     ),
     "galore_torch.GaLoreAdamW": method("galore_adamw", rank=RANK),
     "galore_torch.GaLoreAdafactor": method("galore_adafactor", rank=RANK),
-    "fira.FiraAdamW": method("fira", rank=RANK),
+    "pytorch_optimizer.Fira": method("fira", rank=RANK),
+    "fira.FiraAdamW": (
+        OptimizerName.FIRA,
+        lambda s: Fira(param_dtype_bytes=s, rank=RANK, keeps_svd_factor=True),
+    ),
 }
 """Measured optimizer to the method it is of, and the program that answers for it."""
 
@@ -90,7 +97,7 @@ NOT_TESTED = {
     "transformers.Adafactor(default,lr=None)": OTHER_VARIANT,
     "transformers.Adafactor(beta1=.9)": OTHER_VARIANT,
     "came_pytorch.CAME": OTHER_VARIANT,
-    "pytorch_optimizer.Fira": OTHER_VARIANT,
+    "pytorch_optimizer.Muon": OTHER_VARIANT,
     "apollo_torch.APOLLOAdamW(r=64,svd)": OTHER_VARIANT,
     "pytorch_optimizer.FlashAdamW": OTHER_VARIANT,
     **dict.fromkeys(
@@ -118,6 +125,11 @@ def rows_to_test() -> list[dict[str, Any]]:
     return [row for row in ROWS if row["optimizer"] in METHODS and METHODS[row["optimizer"]][0] in OPTIMIZERS]
 
 
+def updated_parameters(row: dict[str, Any]) -> list[str]:
+    """The parameters the measured optimizer updates."""
+    return [name for name in row["states"] if name not in LEFT_TO_ADAMW.get(row["optimizer"], ())]
+
+
 def own_bytes(nbytes: int, tensors: list[str]) -> int:
     """Without what all parameters share."""
     maps = QUANTISATION_MAP_BYTES * sum(tensor.startswith("qmap") for tensor in tensors)
@@ -135,12 +147,13 @@ def test_each_parameters_state_to_the_byte(row: dict[str, Any]) -> None:
             shape=SHAPES[name],
             role=ParameterRole.vector if len(SHAPES[name]) == 1 else ParameterRole.linear,
         )
-        for name in row["states"]
+        for name in updated_parameters(row)
     }
     norms = len(NORMS_OF_ALL) * len(parameters) * dtype_bytes
     expected = {
         name: own_bytes(nbytes, tensors) - (norms if NORMS_OF_ALL[0] in tensors else 0)
         for name, (nbytes, tensors) in row["states"].items()
+        if name in parameters
     }
 
     states = {name: program.states(parameter) for name, parameter in parameters.items()}
@@ -149,10 +162,10 @@ def test_each_parameters_state_to_the_byte(row: dict[str, Any]) -> None:
 
 
 def test_every_row_is_tested_or_has_a_reason_not_to_be() -> None:
-    """30 optimizers in two dtypes are 300 counts of methods of the product."""
+    """30 optimizers in two dtypes, 300 counts of methods of the product less the two vectors Muon does not take."""
     names = {row["optimizer"] for row in ROWS}
-    counts = [len(row["states"]) for row in ROWS if row["optimizer"] in METHODS]
+    counts = [len(updated_parameters(row)) for row in ROWS if row["optimizer"] in METHODS]
 
     assert names == set(METHODS) | set(NOT_TESTED)
     assert not set(METHODS) & set(NOT_TESTED)
-    assert sum(counts) == 300
+    assert sum(counts) == 298

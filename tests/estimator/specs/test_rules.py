@@ -229,7 +229,7 @@ UNSUPPORTED = [
     ),
     (
         {"training": {"optimizer": {"name": "apollo"}}, "parallelism": {"zero_stage": 3}, "hardware": EIGHT},
-        "training.optimizer.name: apollo projects whole matrices",
+        "training.optimizer.name: apollo takes whole matrices",
     ),
     ({"hardware": {"gpu": "b100"}}, "hardware.gpu: no device report of the usable memory of B100 is known"),
     ({"hardware": {"gpu": "t4"}}, "hardware.gpu: T4 (7.5) has no bf16 arithmetic"),

@@ -9,5 +9,5 @@ __all__ = ["IN_BACKWARD_OPTIMIZERS", "WHOLE_STEP_OPTIMIZERS"]
 IN_BACKWARD_OPTIMIZERS: Final = frozenset({OptimizerName.LOMO, OptimizerName.ADALOMO})
 """Optimizers that are fused into the backward pass; for them `layerwise_update` is true unless it is given."""
 
-WHOLE_STEP_OPTIMIZERS: Final = frozenset({OptimizerName.SOPHIA})
-"""Optimizers whose published code has no layer-wise form: it needs all gradients more than once."""
+WHOLE_STEP_OPTIMIZERS: Final = frozenset({OptimizerName.SOPHIA, OptimizerName.FRUGAL, OptimizerName.ADAM_MINI})
+"""Optimizers whose published code has no layer-wise form: it needs gradients for more than their own parameter's update."""

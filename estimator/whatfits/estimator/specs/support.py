@@ -13,7 +13,7 @@ from whatfits.estimator.specs.enums import (
     Precision,
 )
 from whatfits.estimator.specs.hardware import GpuSpec
-from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS
+from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.plan import PlanRequest
 from whatfits.estimator.specs.run import RunSpec
@@ -192,8 +192,8 @@ def _require_placement(run: RunSpec) -> None:
             "training.layerwise_update", True, "false with dp_shard_degree above 1", reason=reason
         )
     name = training.optimizer.name
-    if name in RANKED_OPTIMIZERS:
-        reason = f"{name} projects whole matrices, and its published code does not run on sharded ones"
+    if name in WHOLE_MATRIX_OPTIMIZERS:
+        reason = f"{name} takes whole matrices, and its published code does not run on sharded ones"
         raise UnsupportedError(
             "training.optimizer.name", str(name), "one GPU or DDP for this optimizer", reason=reason
         )

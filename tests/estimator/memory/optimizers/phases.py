@@ -8,7 +8,7 @@ import torch
 from whatfits.estimator.memory.optimizers import OptimizerProgram, ParameterTensor, StepPhase, number_blocks
 from whatfits.profiler.trace.optimizer_step import trace_optimizer_step
 
-__all__ = ["ORDERS", "Event", "program_phases", "traced_phases"]
+__all__ = ["ORDERS", "Event", "outputs_sorted", "program_phases", "traced_phases"]
 
 ORDERS = {
     "a transformer's": ("embedding", "wide", "vector", "tall", "tall", "square", "odd", "vector", "head"),
@@ -47,3 +47,25 @@ def program_phases(
             older |= {("optimizer", state.name): deque([-1]) for state in program.shared_states(parameters)}
         phases[phase] = [(e.kind, e.block, e.nbytes) for e in number_blocks(events, live=older)]
     return phases
+
+
+def outputs_sorted(events: Sequence[Event]) -> list[Event]:
+    """Events with allocations that follow each other in order of size, and blocks numbered anew.
+
+    A trace sees the outputs of one operator in the order of its results; CUDA makes them in another.
+    """
+    arranged: list[Event] = []
+    run: list[Event] = []
+    for event in events:
+        if event[0] == "alloc":
+            run.append(event)
+        else:
+            arranged += sorted(run, key=lambda e: e[2])
+            run = []
+            arranged.append(event)
+    arranged += sorted(run, key=lambda e: e[2])
+    numbers: dict[int, int] = {}
+    for kind, block, _ in arranged:
+        if kind == "alloc":
+            numbers[block] = len(numbers)
+    return [(kind, numbers.get(block, -1), nbytes) for kind, block, nbytes in arranged]

@@ -130,6 +130,7 @@ NOT_MONOTONE = {
     OptimizerName.PAGED_ADAMW_8BIT,
     OptimizerName.ADAMW_4BIT,  # not of whole blocks: states in the parameter's dtype
     OptimizerName.ADAMW_FP8,
+    OptimizerName.FRUGAL,  # one rank is a smaller density of larger matrices
 }
 
 

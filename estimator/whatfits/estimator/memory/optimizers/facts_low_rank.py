@@ -1,11 +1,14 @@
-"""The methods that project gradients to a low rank."""
+"""The methods that project gradients to a low rank, or keep full states of a part of the linear layers."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.apollo import Apollo
 from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, RankRule
+from whatfits.estimator.memory.optimizers.fira import Fira
+from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
+from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
 from whatfits.estimator.specs import OptimizerName
 
 __all__ = ["LOW_RANK"]
@@ -17,6 +20,14 @@ _GALORE_RANK = RankRule(
 _APOLLO_RANK = RankRule(
     rank=lambda hidden_size: max(1, min(hidden_size // 4, 256)),
     text="hidden_size / 4, at most 256: 128, 192, 256, 256, 256 for 60M to 7B (zhuhanqing/APOLLO, scripts/pretrain_c4)",
+)
+_FIRA_RANK = RankRule(
+    rank=lambda hidden_size: max(1, min(hidden_size // 4, 256) if hidden_size < 2048 else hidden_size // 4),
+    text="hidden_size / 4, at most 256 below 2048: 128, 256, 256, 512 for 60M to 1B (arXiv:2410.01623, Table 3)",
+)
+_FRUGAL_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4, the density 0.25 of the linear layers' tensors (fzmushko/FRUGAL, scripts/benchmark_c4)",
 )
 _GALORE_PAPER = (
     "Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv:2403.03507"
@@ -48,6 +59,39 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
                 update_interval=s.update_interval,
                 block_size=s.block_size,
             ),
+        ),
+        OptimizerName.GALORE_ADAFACTOR: OptimizerFacts(
+            title="GaLore with Adafactor",
+            summary="Row and column means of the projected gradient instead of moments; everything in fp32.",
+            paper=_GALORE_PAPER,
+            source="galore_torch.GaLoreAdafactor, galore-torch 1.0",
+            default_rank=_GALORE_RANK,
+            build=lambda s: GaLoreAdafactor(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.FIRA: OptimizerFacts(
+            title="Fira",
+            summary="GaLore plus the residual it drops, scaled: GaLore's state, the update of full rank.",
+            paper="Chen et al.: Fira: Can We Achieve Full-rank Training of LLMs Under Low-rank Constraint?, "
+            "arXiv:2410.01623",
+            source="pytorch_optimizer.Fira, pytorch-optimizer 4.1.0",
+            default_rank=_FIRA_RANK,
+            build=lambda s: Fira(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.FRUGAL: OptimizerFacts(
+            title="FRUGAL",
+            summary="AdamW for a quarter of the linear layers' tensors in turn, signs of gradients for the rest.",
+            paper="Zmushko et al.: FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable "
+            "Training, arXiv:2411.07837",
+            source="fzmushko/FRUGAL, commit c7ebe4c, optimizer `frugal` (state and allocations as traced)",
+            default_rank=_FRUGAL_RANK,
+            build=lambda s: Frugal(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+            layerwise_possible=False,
         ),
         OptimizerName.APOLLO: OptimizerFacts(
             title="APOLLO",

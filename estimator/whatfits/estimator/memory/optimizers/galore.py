@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from whatfits.estimator.memory.optimizers.blockwise_8bit import (
     DEFAULT_BLOCK_SIZE,
     blockwise_states,
+    is_quantised,
     quantisation_maps,
     record_blockwise_states,
     update_traffic,
@@ -29,7 +30,13 @@ from whatfits.estimator.memory.optimizers.program import (
 )
 from whatfits.estimator.memory.optimizers.torch_optim import adamw_states
 
-__all__ = ["GaLoreAdamW", "GaLoreAdamW8bit"]
+__all__ = ["PARAMETER_NORM", "UNORM_VECTOR", "GaLoreAdamW", "GaLoreAdamW8bit"]
+
+UNORM_VECTOR = "unorm_vec"
+UNORM_BYTES = 4
+PARAMETER_NORM = "parameter norm"
+"""Label of the parameter's norm and of the fp32 copy it is computed from."""
+FP32_BYTES = 4
 
 SCALED_BACK_PROJECTION_ACCESSES = 3
 """Full-size writes and reads of ``(P @ update) * scale``: product 1, scaling 2."""
@@ -103,6 +110,9 @@ class GaLoreAdamW(GaLoreProgram):
 class GaLoreAdamW8bit(GaLoreProgram):
     """`galore_torch.GaLoreAdamW8bit`: bitsandbytes states of the projected gradient.
 
+    Its arguments are positional, and bitsandbytes 0.50.2 reads the one for percentile clipping as `max_unorm` = 100:
+    every parameter keeps a norm of its update, and where states are 32-bit the norm of the parameter is computed.
+
     Not modelled: that code also replaces ``p.grad`` by the projected gradient, which frees the full one before the
     step ends. Counting both gradients until then bounds the peak from above.
     """
@@ -115,17 +125,18 @@ class GaLoreAdamW8bit(GaLoreProgram):
         return ("grad",)
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
-        """P in the gradient's dtype, r M s, and 8-bit moments of r N elements; elsewhere 8-bit moments.
+        """P in the gradient's dtype, r M s, 8-bit moments of r N elements, and 4 bytes; elsewhere 8-bit moments and 4.
 
-        Source: galore_torch/adamw8bit.py; bitsandbytes' rule, see `blockwise_states`.
-        Assumes: the arguments bitsandbytes 0.50.2 would misread (`percentile_clipping` as `max_unorm`) are passed
-            right, so there is no norm vector.
+        Source: galore_torch/adamw8bit.py; bitsandbytes' rule, see `blockwise_states`; recorded on an H100,
+            benchmarks/gpu_recordings.
+        Assumes: bitsandbytes 0.50.2, which takes the arguments as described above.
         """
         projection = self.projection(parameter)
+        norm = StateTensor(name=UNORM_VECTOR, nbytes=UNORM_BYTES)
         if projection is None:
-            return blockwise_states(parameter.numel, self.block_size)
+            return (*blockwise_states(parameter.numel, self.block_size), norm)
         p = StateTensor(name=PROJECTION, nbytes=self.projection_bytes(projection))
-        return (p, *blockwise_states(projection.low_rank, self.block_size))
+        return (p, *blockwise_states(projection.low_rank, self.block_size), norm)
 
     def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
         """The two quantisation maps, once some tensor is quantised."""
@@ -140,18 +151,26 @@ class GaLoreAdamW8bit(GaLoreProgram):
         """Project; step a zero tensor in place of the weights; project it back onto the saved weights."""
         projection = self.projection(parameter)
         if projection is None:
-            if phase is StepPhase.first:
-                record_blockwise_states(frame, parameter.name, self.states(parameter))
+            self._record_moments(frame, parameter, parameter.numel, phase)
             return
         frame.assign("grad", self.record_project(frame, parameter, projection, phase))
         # ``p.saved_data = p.data.clone()``: the clone takes the place of the weights, which ``p.data =`` frees.
         saved = frame.temporary(projection.full * self.param_dtype_bytes, "saved weights")
         update = frame.temporary(projection.low_rank * self.param_dtype_bytes, "projected update")
         frame.free(saved)
-        if phase is StepPhase.first:
-            moments = tuple(state for state in self.states(parameter) if state.name != PROJECTION)
-            record_blockwise_states(frame, parameter.name, moments)
+        self._record_moments(frame, parameter, projection.low_rank, phase)
         frame.free(self.record_project_back(frame, projection), update)
+
+    def _record_moments(self, frame: Frame, parameter: ParameterTensor, numel: int, phase: StepPhase) -> None:
+        """Bitsandbytes' state, in the first step, and its update: in place, after a norm where states are 32-bit."""
+        moments = blockwise_states(numel, self.block_size)
+        if phase is StepPhase.first:
+            record_blockwise_states(frame, parameter.name, moments)
+            frame.state(parameter.name, UNORM_VECTOR, UNORM_BYTES)
+        if not is_quantised(numel):
+            is_fp32 = self.param_dtype_bytes == FP32_BYTES
+            copies = [] if is_fp32 else [frame.temporary(numel * FP32_BYTES, PARAMETER_NORM)]
+            frame.free(*copies, frame.temporary(FP32_BYTES, PARAMETER_NORM))
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
         """FLOPs = 4 m n r; bytes = s (9 m n + 5 r N + 2 r M) + bitsandbytes' update of r N elements.

@@ -6,21 +6,21 @@ Training by Gradient Low-Rank Projection, ICML 2024, arXiv:2403.03507. Rules rea
 
 Differs from the paper: in fp32 that code keeps the slice ``Vh[:rank]`` (or ``U[:, :rank]``), a view that holds the
 whole M x M factor in memory. Lower precisions are cast back from the fp32 SVD, which copies the slice only.
+
+Events of steps recorded on an H100 (benchmarks/gpu_recordings, `steps`) equal these, cuSOLVER's workspace included.
 """
 
 from dataclasses import dataclass
 
 from whatfits.estimator.memory.optimizers.frame import Block, Frame
+from whatfits.estimator.memory.optimizers.linalg_scratch import record_svd
 from whatfits.estimator.memory.optimizers.low_rank import LowRankProgram, Projection
 from whatfits.estimator.memory.optimizers.program import ParameterTensor, StepPhase
 
-__all__ = ["PROJECTION", "SVD_INTERNAL", "GaLoreProgram"]
+__all__ = ["PROJECTION", "GaLoreProgram"]
 
 PROJECTION = "projection"
 """Name of the state tensor P."""
-
-SVD_INTERNAL = ("svd.info", "svd.input")
-"""Labels of what `torch.linalg.svd` allocates inside its kernel: the status and a copy of its input."""
 
 FP32_BYTES = 4
 
@@ -36,8 +36,13 @@ class GaLoreProgram(LowRankProgram):
     keeps_svd_factor: bool = True
 
     @property
+    def gradient_dtype_bytes(self) -> int:
+        """Bytes per element of the gradient that is projected, and of what is computed from it."""
+        return self.param_dtype_bytes
+
+    @property
     def _p_is_view(self) -> bool:
-        return self.keeps_svd_factor and self.param_dtype_bytes == FP32_BYTES
+        return self.keeps_svd_factor and self.gradient_dtype_bytes == FP32_BYTES
 
     def projection_bytes(self, projection: Projection) -> int:
         """Bytes of P: s r M, or 4 M M where an fp32 slice holds the whole factor.
@@ -47,52 +52,39 @@ class GaLoreProgram(LowRankProgram):
         """
         if self._p_is_view:
             return FP32_BYTES * projection.short_side**2
-        return projection.matrix * self.param_dtype_bytes
+        return projection.matrix * self.gradient_dtype_bytes
 
     def record_project(
         self, frame: Frame, parameter: ParameterTensor, projection: Projection, phase: StepPhase
     ) -> Block:
         """``projector.project(grad, step)``: the projected gradient, after a refresh where one is due."""
         if phase is not StepPhase.steady:
-            self._record_svd(frame, parameter, projection)
+            self.record_refresh(frame, parameter, projection)
         if phase is StepPhase.refresh:
             frame.drop_state(parameter.name, PROJECTION, self.projection_bytes(projection))
-        return frame.temporary(projection.low_rank * self.param_dtype_bytes, "projected gradient")
+        return frame.temporary(projection.low_rank * self.gradient_dtype_bytes, "projected gradient")
 
     def record_project_back(self, frame: Frame, projection: Projection) -> Block:
         """``projector.project_back(update)``: the product, then a scaled copy."""
-        nbytes = projection.full * self.param_dtype_bytes
+        nbytes = projection.full * self.gradient_dtype_bytes
         product = frame.temporary(nbytes, "back-projection")
         scaled = frame.temporary(nbytes, "scaled back-projection")
         frame.free(product)
         return scaled
 
-    def _record_svd(self, frame: Frame, parameter: ParameterTensor, projection: Projection) -> None:
+    def record_refresh(self, frame: Frame, parameter: ParameterTensor, projection: Projection) -> None:
         """`get_orthogonal_matrix`: thin SVD in fp32, and the slice P.
 
-        Besides U, S and Vh the code makes an fp32 copy of a lower-precision gradient, a diagonal matrix of the
-        leading singular values, and one product it never uses; `torch.linalg.svd` copies its input.
+        Besides U, Vh and S the code makes an fp32 copy of a lower-precision gradient, a diagonal matrix of the
+        leading singular values, and one product it never uses.
 
-        Source: galore_torch/galore_projector.py; aten/src/ATen/native/BatchLinearAlgebra.cpp, `_linalg_svd_out`, and
-        cuda/linalg/BatchLinearAlgebraLib.cpp, `svd_cusolver`.
-        Assumes: gesvdj converges; cuSOLVER's own workspace, whose size is not documented, is left out.
+        Source: galore_torch/galore_projector.py; `record_svd` for what the SVD allocates inside its kernel.
+        Assumes: gesvdj converges.
         """
-        whole = projection.full * FP32_BYTES
         scratch: list[Block] = []
-        if self.param_dtype_bytes != FP32_BYTES:
-            scratch.append(frame.temporary(whole, "svd.gradient"))
-        # P comes from the M x M factor: Vh where m >= n, else U.
-        if projection.is_right:
-            scratch.append(frame.temporary(whole, "svd.U"))
-        else:
-            self._record_basis(frame, parameter, projection, scratch, "svd.U")
-        scratch.append(frame.temporary(projection.short_side * FP32_BYTES, "svd.S"))
-        if projection.is_right:
-            self._record_basis(frame, parameter, projection, scratch, "svd.Vh")
-        else:
-            scratch.append(frame.temporary(whole, "svd.Vh"))
-        info = frame.temporary(FP32_BYTES, SVD_INTERNAL[0])
-        frame.free(frame.temporary(whole, SVD_INTERNAL[1]), info)
+        if self.gradient_dtype_bytes != FP32_BYTES:
+            scratch.append(frame.temporary(projection.full * FP32_BYTES, "svd.gradient"))
+        scratch += self.record_svd_factors(frame, parameter, projection)
         diagonal = frame.temporary(projection.rank**2 * FP32_BYTES, "diag(S)")
         scratch.append(frame.temporary(projection.low_rank * FP32_BYTES, "unused product"))
         frame.free(diagonal)
@@ -100,16 +92,25 @@ class GaLoreProgram(LowRankProgram):
             frame.state(parameter.name, PROJECTION, self.projection_bytes(projection))
         frame.free(*scratch)
 
-    def _record_basis(
-        self,
-        frame: Frame,
-        parameter: ParameterTensor,
-        projection: Projection,
-        scratch: list[Block],
-        label: str,
-    ) -> None:
-        nbytes = projection.short_side**2 * FP32_BYTES
-        if self._p_is_view:
-            frame.state(parameter.name, PROJECTION, nbytes)
-        else:
-            scratch.append(frame.temporary(nbytes, label))
+    def record_svd_factors(
+        self, frame: Frame, parameter: ParameterTensor, projection: Projection
+    ) -> list[Block]:
+        """``torch.linalg.svd(matrix)``; the temporaries among U, S and Vh, in the order of their names' slots.
+
+        Where P is a slice that holds its factor, that factor is P's state. The factor of M x M is Vh where m >= n,
+        else U.
+        """
+        long_factor = projection.full * FP32_BYTES
+        square_factor = projection.short_side**2 * FP32_BYTES
+        factors: dict[str, Block] = {}
+        # CUDA makes U and Vh before S.
+        for label in ("svd.U", "svd.Vh"):
+            is_square = (label == "svd.Vh") == projection.is_right
+            if is_square and self._p_is_view:
+                frame.state(parameter.name, PROJECTION, square_factor)
+            else:
+                factors[label] = frame.temporary(square_factor if is_square else long_factor, label)
+        singular = frame.temporary(projection.short_side * FP32_BYTES, "svd.S")
+        record_svd(frame, *parameter.shape)
+        ordered = (factors.get("svd.U"), singular, factors.get("svd.Vh"))
+        return [block for block in ordered if block is not None]

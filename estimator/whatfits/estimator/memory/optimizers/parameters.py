@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 from whatfits.estimator.memory.optimizers.program import ParameterRole, ParameterTensor
 
-__all__ = ["ParameterKind", "Parameters"]
+__all__ = ["ParameterKind", "Parameters", "is_query_or_key"]
 
-_KIND_NUMBERS: dict[tuple[tuple[int, ...], ParameterRole], int] = {}
-"""One number per shape and role met so far, the same in every program."""
+QUERY_AND_KEY = ("q_proj", "k_proj")
+"""Names of the modules that Adam-mini treats head by head, unlike others of their shape and role."""
+
+_KIND_NUMBERS: dict[tuple[tuple[int, ...], ParameterRole, bool], int] = {}
+"""One number per shape, role and whether it is a query's or key's met so far, the same in every program."""
 
 
 class ParameterKind(NamedTuple):
-    """Parameters of equal shape and role."""
+    """Parameters of equal shape and role, queries and keys apart from others."""
 
     number: int
     example: ParameterTensor
@@ -48,5 +51,11 @@ class Parameters(tuple[ParameterTensor, ...]):  # noqa: SLOT001 (cached properti
         return tuple(ParameterKind(number, examples[number], count) for number, count in counts.items())
 
 
+def is_query_or_key(parameter: ParameterTensor) -> bool:
+    """Whether a parameter is a query's or key's weight, by its name."""
+    return len(parameter.shape) == 2 and any(name in parameter.name for name in QUERY_AND_KEY)
+
+
 def _kind_number(parameter: ParameterTensor) -> int:
-    return _KIND_NUMBERS.setdefault((parameter.shape, parameter.role), len(_KIND_NUMBERS))
+    key = (parameter.shape, parameter.role, is_query_or_key(parameter))
+    return _KIND_NUMBERS.setdefault(key, len(_KIND_NUMBERS))

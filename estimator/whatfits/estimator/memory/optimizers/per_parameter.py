@@ -1,7 +1,7 @@
 """Optimizers that update one parameter after the other: composition of a step from single updates."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -39,6 +39,8 @@ class _Evaluated:
     )
     carries: list[Carry] = field(default_factory=lambda: [Carry()])
     carry_numbers: dict[Carry, int] = field(default_factory=lambda: {Carry(): 0})
+    peaks: dict[Hashable, int] = field(default_factory=dict)
+    """Peaks of steps evaluated as a whole."""
 
     def number(self, carry: Carry) -> int:
         """The number of a carry, a new one if it is new."""
