@@ -133,7 +133,7 @@ def test_layerwise_states_are_those_of_one_optimizer_per_parameter() -> None:
     for optimizer in ALL_OPTIMIZERS:
         step = make_step(optimizer=optimizer, layerwise=True)
         program = step.optimizer.program
-        assert step.optimizer.state_bytes == sum(program.state_bytes((p,)) for p in step.tensors.whole)
+        assert step.optimizer.state_bytes == sum(program.state_bytes((p,)) for p in step.tensors.local)
 
 
 def test_what_steps_share_does_not_change_the_answer() -> None:

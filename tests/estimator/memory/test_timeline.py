@@ -17,15 +17,28 @@ from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents, replay, 
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, _MicroBatch, _Run
 from whatfits.estimator.profile import load_program
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec, PeakPhase
-from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import (
+    IN_BACKWARD_OPTIMIZERS,
+    ONE_LAYER_OPTIMIZERS,
+    WHOLE_STEP_OPTIMIZERS,
+)
 
 WHOLE = (Placement.SINGLE, Placement.DDP, Placement.DDP_BUCKET_VIEW)
 STEPPED = tuple(o for o in ALL_OPTIMIZERS if o.name not in IN_BACKWARD_OPTIMIZERS)
-LAYERWISE = tuple(o for o in ALL_OPTIMIZERS if o.implementation is not OptimizerImplementation.FUSED)
+LAYERWISE = tuple(
+    o
+    for o in ALL_OPTIMIZERS
+    if o.implementation is not OptimizerImplementation.FUSED and o.name not in WHOLE_STEP_OPTIMIZERS
+)
+ON_EVERY_PLACEMENT = [
+    (optimizer, placement)
+    for optimizer in STEPPED
+    for placement in (WHOLE[:1] if optimizer.name in ONE_LAYER_OPTIMIZERS else WHOLE)
+]
 
 
-def identity(optimizer: OptimizerSpec) -> str:
-    return f"{optimizer.name}-{optimizer.implementation}"
+def identity(value: OptimizerSpec | Placement) -> str:
+    return f"{value.name}-{value.implementation}" if isinstance(value, OptimizerSpec) else str(value)
 
 
 def live_curve(timeline: Timeline) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -64,8 +77,7 @@ def assert_steady_peaks_equal(
         assert steady == refresh == composed
 
 
-@pytest.mark.parametrize("placement", WHOLE)
-@pytest.mark.parametrize("optimizer", STEPPED, ids=identity)
+@pytest.mark.parametrize(("optimizer", "placement"), ON_EVERY_PLACEMENT, ids=identity)
 def test_steady_steps_peak_where_the_table_says(optimizer: OptimizerSpec, placement: Placement) -> None:
     step = make_step(optimizer=optimizer, placement=placement)
 
@@ -106,8 +118,7 @@ def test_steady_steps_peak_where_the_table_says_in_every_part_of_the_step(
         assert_steady_peaks_equal(step, micro_batch_size=micro_batch_size, grad_accum_steps=grad_accum_steps)
 
 
-@pytest.mark.parametrize("placement", WHOLE)
-@pytest.mark.parametrize("optimizer", STEPPED, ids=identity)
+@pytest.mark.parametrize(("optimizer", "placement"), ON_EVERY_PLACEMENT, ids=identity)
 def test_blocks_are_allocated_and_freed_once_and_only_resting_state_stays(
     optimizer: OptimizerSpec, placement: Placement
 ) -> None:

@@ -142,7 +142,7 @@ def test_what_is_valid_but_not_modelled_has_a_type_of_its_own(api: TestClient) -
 
     problem = check_problem(response, status=422, slug="unsupported", instance="/api/v1/plans")
     assert problem["errors"][0]["field"] == "precisions"
-    assert problem["errors"][0]["accepted"] == "bf16"
+    assert problem["errors"][0]["accepted"] == "bf16, bf16_master, bf16_mixed, fp16_mixed, fp32"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from whatfits.estimator.specs import (
     Precision,
     TrainingSpec,
 )
+from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 
 __all__ = [
     "MIN_LAYERS",
@@ -119,6 +120,7 @@ def rank_tensors(
         shard_degree,
         adapter_rank=training.adapter.rank if adapted and training.adapter else None,
         stored_bytes=Dtype.FP32.nbytes if casts_when_gathered(training) else None,
+        active_layer=model.num_layers - 1 if training.optimizer.name in ONE_LAYER_OPTIMIZERS else None,
     )
 
 

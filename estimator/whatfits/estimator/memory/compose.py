@@ -32,6 +32,7 @@ from whatfits.estimator.memory.optimizers import (
 from whatfits.estimator.memory.parameters import (
     HeldParameter,
     build_parameters,
+    freeze_all_but,
     parameter_bytes,
     shard_parameters,
 )
@@ -92,6 +93,7 @@ class RankTensors:
         *,
         adapter_rank: int | None = None,
         stored_bytes: int | None = None,
+        active_layer: int | None = None,
     ) -> None:
         """Expand the templates.
 
@@ -104,12 +106,15 @@ class RankTensors:
             adapter_rank: rank of the adapter, where there is one.
             stored_bytes: bytes per element of the local parameters where they differ from what the module computes
                 with, as with fp32 shards that are cast when gathered.
+            active_layer: the only layer that trains, where the optimizer freezes the rest.
         """
         self.model, self.placement, self.shard_degree = model, placement, shard_degree
         self.dims = model.dims if adapter_rank is None else {**model.dims, "r": adapter_rank}
         """Values of the symbols that do not depend on the micro-batch."""
         self.stored_bytes = stored_bytes
-        self.whole = build_parameters(templates, self.dims)
+        self.traced = build_parameters(templates, self.dims)
+        """Every parameter as the profile has it: whether it trains included."""
+        self.whole = self.traced if active_layer is None else freeze_all_but(self.traced, active_layer)
         """Every parameter as the module computes with it."""
         self.one_layer = build_parameters(templates, {**self.dims, "L": 1})
         """One parameter per template, in the order of the templates."""
@@ -174,7 +179,14 @@ class RankTensors:
     def kept_share(self) -> float:
         """Bytes of a kept local gradient over those of the whole one that the module computed."""
         computed = self.trained[0].element_bytes if self.trained else 1
-        return self.trained_element_bytes / computed / self.shard_degree
+        return self.trained_element_bytes / computed / self.shard_degree * self.active_share
+
+    @cached_property
+    def active_share(self) -> float:
+        """Part of what the profile trains that really trains: 1, unless the optimizer freezes layers."""
+        if self.whole is self.traced:
+            return 1.0
+        return sum(p.numel for p in self.trained) / sum(p.numel for p in self.traced if p.trainable)
 
     @cached_property
     def master_bytes(self) -> int:
@@ -319,6 +331,8 @@ class StepMemory:
         """What becomes of a complete gradient in the first micro-batch."""
         if self.optimizer.layerwise or self.tensors.placement is Placement.DDP_BUCKET_VIEW:
             return Gradients.RELEASED
+        if self.tensors.active_share < 1:
+            return Gradients.SHARDED
         if not self.optimizer.loop.sets_grads_to_none:
             return Gradients.ACCUMULATED
         return Gradients.SHARDED if self.tensors.placement is Placement.FSDP else Gradients.KEPT
@@ -334,7 +348,10 @@ class StepMemory:
         `key` names `sizes` for sharing between optimizers; without one nothing is shared.
         """
         tensors, update = self.tensors, self.optimizer.update_bytes
-        rank = (tensors.placement, tensors.shard_degree, tensors.stored_bytes, tensors.dims.get("r"))
+        rank = (
+            *(tensors.placement, tensors.shard_degree, tensors.stored_bytes, tensors.dims.get("r")),
+            tensors.active_share,
+        )
         name = (key, self.table.key, rank, gradients)
         shares = key is not None and update is None
         if shares and name in self.shared:

@@ -7,7 +7,7 @@ from whatfits.estimator.memory.optimizers import ParameterRole, ParameterTensor
 from whatfits.estimator.profile import ParameterTemplate
 from whatfits.estimator.units import round_allocation
 
-__all__ = ["HeldParameter", "build_parameters", "parameter_bytes", "shard_parameters"]
+__all__ = ["HeldParameter", "build_parameters", "freeze_all_but", "parameter_bytes", "shard_parameters"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,11 @@ def build_parameters(
     before = [tensor(j) for j in range(first)]
     layers = [tensor(j, layer) for layer in range(dims["L"]) for j in range(first, last)]
     return (*before, *layers, *(tensor(j) for j in range(last, len(templates))))
+
+
+def freeze_all_but(parameters: Sequence[HeldParameter], layer: int) -> tuple[HeldParameter, ...]:
+    """The parameters with one layer trainable, as far as it was, and everything else frozen."""
+    return tuple(replace(p, trainable=p.trainable and f"layers.{layer}." in p.name) for p in parameters)
 
 
 def shard_parameters(parameters: Sequence[HeldParameter], degree: int) -> tuple[HeldParameter, ...]:

@@ -228,11 +228,11 @@ class _Run:
 
     def _gradient_ready(self, name: str, block: int, phase: StepPhase) -> None:
         if self.memory.optimizer.layerwise:
-            self.states[GRADIENT, name] = deque([block])
+            self.gradients[name] = block
             self._optimizer(self.memory.optimizer.program.events((self.parameters[name],), phase))
-            if not self.states.pop((GRADIENT, name)):
+            if self.gradients.pop(name, None) is None:
                 return  # the update freed the gradient itself
-        if self.released or name in self.gradients:
+        if self.released or name in self.gradients or name not in self.parameters:
             self.out.free(block)
         else:
             self.gradients[name] = block
@@ -244,6 +244,8 @@ class _Run:
                 is_state = not (isinstance(key, tuple) and key[0] == "tmp")
                 block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES)
                 self.states.setdefault(key, deque()).append(block)
+            elif isinstance(key, tuple) and key[0] == GRADIENT:
+                out.free(self.gradients.pop(key[1]))
             else:
                 out.free(self.states[key].popleft())
 

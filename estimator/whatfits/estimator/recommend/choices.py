@@ -20,7 +20,11 @@ from whatfits.estimator.specs import (
     RunSpec,
     TrainingSpec,
 )
-from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, WHOLE_STEP_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import (
+    IN_BACKWARD_OPTIMIZERS,
+    ONE_LAYER_OPTIMIZERS,
+    WHOLE_STEP_OPTIMIZERS,
+)
 from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
 
 __all__ = ["PLACEMENT_WORDS", "BatchPoint", "Choice", "batch_points", "choices", "optimizers_asked", "run_of"]
@@ -119,6 +123,10 @@ def _is_modelled(choice: Choice) -> bool:
     sharded = choice.placement is Placement.FSDP
     if choice.method is not Method.FULL and (sharded or choice.optimizer.name in RANKED_OPTIMIZERS):
         return False
+    if choice.optimizer.name in ONE_LAYER_OPTIMIZERS and (
+        choice.method is not Method.FULL or choice.precision in (Precision.BF16_MASTER, Precision.FP16_MIXED)
+    ):
+        return False
     if choice.layerwise and choice.precision in (Precision.BF16_MASTER, Precision.FP16_MIXED):
         return False
     mixed = choice.precision in (Precision.BF16_MIXED, Precision.FP16_MIXED)
@@ -145,7 +153,7 @@ def _placements(name: OptimizerName, num_gpus: int) -> list[tuple[Placement, boo
         return [
             (Placement.SINGLE, layerwise) for layerwise in impossible if name not in impossible[layerwise]
         ]
-    if name in IN_BACKWARD_OPTIMIZERS:
+    if name in IN_BACKWARD_OPTIMIZERS | ONE_LAYER_OPTIMIZERS:
         return []
     found = [(Placement.DDP, False), (Placement.DDP_BUCKET_VIEW, False)]
     # Methods that take whole matrices have no published code that runs on shards.

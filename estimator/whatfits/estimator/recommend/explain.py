@@ -19,7 +19,7 @@ from whatfits.estimator.specs import (
     PeakPhase,
     Rejection,
 )
-from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.units import format_bytes
 
 __all__ = ["optimizer_words", "reasons", "rejections"]
@@ -31,6 +31,16 @@ _PHASE_WORDS = {
     PeakPhase.OPTIMIZER_STEP: "the optimizer step",
 }
 _LARGEST_TERMS = 3
+_ON_ONE_GPU = {
+    **dict.fromkeys(
+        IN_BACKWARD_OPTIMIZERS,
+        "updates each parameter inside the backward pass, before gradients are reduced over the ranks",
+    ),
+    **dict.fromkeys(
+        ONE_LAYER_OPTIMIZERS, "freezes other layers every few steps, which DDP and FSDP do not follow"
+    ),
+}
+"""Optimizers that run on one GPU alone, and why."""
 _PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
 """SGD in its forms: without a second moment."""
 
@@ -73,10 +83,10 @@ def rejections(search: Search, asked: Iterable[OptimizerName]) -> tuple[Rejectio
         Rejection(
             optimizer=name,
             placement="several GPUs",
-            why=f"{name} updates each parameter inside the backward pass, before gradients are reduced over the ranks.",
+            why=f"{name} {_ON_ONE_GPU[name]}.",
         )
         for name in asked
-        if name in IN_BACKWARD_OPTIMIZERS and name not in placed
+        if name in _ON_ONE_GPU and name not in placed
     )
     return unplaced + tuple(
         Rejection(

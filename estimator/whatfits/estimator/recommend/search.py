@@ -22,6 +22,7 @@ from whatfits.estimator.memory.verdict import FAILS_AT, fit_probability
 from whatfits.estimator.profile import CountTable, load_table
 from whatfits.estimator.recommend.choices import BatchPoint, Choice
 from whatfits.estimator.specs import ActivationCheckpointing, Framework, Method, Precision, require_kernel
+from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.time import StepTimes
 from whatfits.estimator.timing import step_times
 
@@ -95,7 +96,7 @@ class _Workshop:
     points: Sequence[BatchPoint]
     device: Device
     grids: dict[_Way, tuple[Grid, ...]] = field(default_factory=dict)
-    tensors: dict[tuple[_Way, Placement], RankTensors] = field(default_factory=dict)
+    tensors: dict[tuple[_Way, Placement, bool], RankTensors] = field(default_factory=dict)
     shared: dict[tuple[object, ...], MicroBatchPeak] = field(default_factory=dict)
 
     def grids_of(self, choice: Choice) -> tuple[Grid, ...]:
@@ -105,7 +106,7 @@ class _Workshop:
         return self.grids[way]
 
     def tensors_of(self, choice: Choice) -> RankTensors:
-        key = (_way(choice), choice.placement)
+        key = (_way(choice), choice.placement, choice.optimizer.name in ONE_LAYER_OPTIMIZERS)
         if key not in self.tensors:
             degree = self.request.hardware.num_gpus if choice.placement is Placement.FSDP else 1
             training = choice.training(self.request.seq_len, self.points[0])

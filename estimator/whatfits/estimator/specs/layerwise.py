@@ -1,13 +1,18 @@
-"""Which optimizers can only, and which cannot, update each parameter inside the backward pass."""
+"""Which optimizers can only, and which cannot, update each parameter inside the backward pass, or train a part."""
 
 from typing import Final
 
 from whatfits.estimator.specs.enums import OptimizerName
 
-__all__ = ["IN_BACKWARD_OPTIMIZERS", "WHOLE_STEP_OPTIMIZERS"]
+__all__ = ["IN_BACKWARD_OPTIMIZERS", "ONE_LAYER_OPTIMIZERS", "WHOLE_STEP_OPTIMIZERS"]
 
 IN_BACKWARD_OPTIMIZERS: Final = frozenset({OptimizerName.LOMO, OptimizerName.ADALOMO})
 """Optimizers that are fused into the backward pass; for them `layerwise_update` is true unless it is given."""
 
-WHOLE_STEP_OPTIMIZERS: Final = frozenset({OptimizerName.SOPHIA, OptimizerName.FRUGAL, OptimizerName.ADAM_MINI})
+ONE_LAYER_OPTIMIZERS: Final = frozenset({OptimizerName.BADAM})
+"""Optimizers that train one layer at a time and freeze the rest."""
+
+WHOLE_STEP_OPTIMIZERS: Final = frozenset(
+    {OptimizerName.SOPHIA, OptimizerName.BADAM, OptimizerName.FRUGAL, OptimizerName.ADAM_MINI}
+)
 """Optimizers whose published code has no layer-wise form: it needs gradients for more than their own parameter's update."""

@@ -13,6 +13,7 @@ from whatfits.estimator.specs.enums import (
     Precision,
 )
 from whatfits.estimator.specs.hardware import GpuSpec
+from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.plan import PlanRequest
@@ -62,6 +63,7 @@ def require_supported(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
     _require_loop(run)
     _require_method(run, model)
     _require_placement(run)
+    _require_whole_training(run)
 
 
 def require_supported_request(request: PlanRequest) -> None:
@@ -167,6 +169,23 @@ def _require_method(run: RunSpec, model: ModelSpec) -> None:
             "training.optimizer.name", str(name), f"an optimizer without a rank for {training.method}",
             reason=reason,
         )  # fmt: skip
+
+
+def _require_whole_training(run: RunSpec) -> None:
+    """A method that freezes layers in turn has code for one GPU, and keeps its own fp32 copies."""
+    name, training = run.training.optimizer.name, run.training
+    if name not in ONE_LAYER_OPTIMIZERS:
+        return
+    if run.hardware.num_gpus > 1:
+        reason = f"{name} freezes other layers every few steps, which DDP and FSDP do not follow"
+        raise UnsupportedError("hardware.num_gpus", run.hardware.num_gpus, f"1 for {name}", reason=reason)
+    if training.method is not Method.FULL:
+        reason = f"{name} around an adapter is not modelled"
+        raise UnsupportedError("training.method", str(training.method), f"full for {name}", reason=reason)
+    if training.precision in (Precision.BF16_MASTER, Precision.FP16_MIXED):
+        reason = f"{name} keeps fp32 copies of its own, and its gradients are never scaled"
+        accepted = f"bf16, bf16_mixed or fp32 for {name}"
+        raise UnsupportedError("training.precision", str(training.precision), accepted, reason=reason)
 
 
 def _require_placement(run: RunSpec) -> None:

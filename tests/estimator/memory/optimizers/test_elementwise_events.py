@@ -14,6 +14,7 @@ from tests.estimator.memory.optimizers.phases import ORDERS, program_phases, tra
 from whatfits.estimator.memory.optimizers import OptimizerProgram, StepPhase
 from whatfits.estimator.memory.optimizers.adafactor import Adafactor
 from whatfits.estimator.memory.optimizers.adan import Adan
+from whatfits.estimator.memory.optimizers.badam import BAdam
 from whatfits.estimator.memory.optimizers.came import Came
 from whatfits.estimator.memory.optimizers.device_scratch import DEVICE_SCRATCH
 from whatfits.estimator.memory.optimizers.lamb import Lamb
@@ -96,3 +97,24 @@ def test_sophia(case: dict[str, Any]) -> None:
     }
 
     assert program_phases(SophiaG(param_dtype_bytes=case["dtype_bytes"]), parameters) == recorded
+
+
+BADAM = json.loads(Path(__file__).with_name("badam_steps.json").read_text())
+
+
+@pytest.mark.parametrize("case", BADAM["cases"], ids=lambda case: f"{case['dtype_bytes']} bytes")
+def test_badam(case: dict[str, Any]) -> None:
+    """badam's own steps of one block; its first copies are made by the constructor, its next moments by the next step."""
+    parameters = references.make_parameters(BADAM["parameters"])
+    recorded = {
+        StepPhase(phase): [(kind, nbytes) for kind, _, nbytes in events]
+        for phase, events in case["steps"].items()
+    }
+    program = BAdam(param_dtype_bytes=case["dtype_bytes"])
+    made = 1 if case["dtype_bytes"] == 4 else 3
+    outside = {StepPhase.first: (made * len(parameters), 0), StepPhase.refresh: (0, 2 * len(parameters))}
+
+    for phase, events in recorded.items():
+        before, after = outside.get(phase, (0, 0))
+        sizes = [(event.kind, event.nbytes) for event in program.events(parameters, phase)]
+        assert sizes[before : len(sizes) - after] == events

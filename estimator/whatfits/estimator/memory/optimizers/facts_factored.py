@@ -1,15 +1,16 @@
-"""The methods with factored second moments, and those fused into the backward pass."""
+"""The methods with factored second moments, those fused into the backward pass, and those that train in blocks."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.adafactor import Adafactor
+from whatfits.estimator.memory.optimizers.badam import BAdam
 from whatfits.estimator.memory.optimizers.came import Came
 from whatfits.estimator.memory.optimizers.facts import OptimizerFacts
 from whatfits.estimator.memory.optimizers.lomo import AdaLomo, Lomo
 from whatfits.estimator.specs import OptimizerName
 
-__all__ = ["FACTORED", "IN_BACKWARD"]
+__all__ = ["BLOCKWISE", "FACTORED", "IN_BACKWARD"]
 
 FACTORED: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
     {
@@ -27,6 +28,21 @@ FACTORED: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             source="pytorch_optimizer.CAME, pytorch-optimizer 4.1.0",
             in_lists=True,
             build=lambda s: Came(param_dtype_bytes=s.param_dtype_bytes),
+        ),
+    }
+)
+
+BLOCKWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
+    {
+        OptimizerName.BADAM: OptimizerFacts(
+            title="BAdam",
+            summary="AdamW in fp32 on one layer at a time: 12 bytes per parameter of one layer, gradients of one layer.",
+            paper="Luo et al.: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, "
+            "arXiv:2404.02827",
+            source="badam.BlockOptimizer around AdamW (foreach), badam 1.4; activations as if every layer trained",
+            in_lists=True,
+            layerwise_possible=False,
+            build=lambda s: BAdam(param_dtype_bytes=s.param_dtype_bytes),
         ),
     }
 )

@@ -8,7 +8,7 @@ from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, ProgramSettings, RankRule
 from whatfits.estimator.memory.optimizers.facts_elementwise import ELEMENTWISE
-from whatfits.estimator.memory.optimizers.facts_factored import FACTORED, IN_BACKWARD
+from whatfits.estimator.memory.optimizers.facts_factored import BLOCKWISE, FACTORED, IN_BACKWARD
 from whatfits.estimator.memory.optimizers.facts_low_rank import LOW_RANK
 from whatfits.estimator.memory.optimizers.facts_matrix import MATRIX
 from whatfits.estimator.memory.optimizers.facts_quantised import QUANTISED
@@ -18,7 +18,7 @@ from whatfits.estimator.specs import OptimizerName, OptimizerSpec
 
 __all__ = ["OPTIMIZERS", "OptimizerFacts", "RankRule", "build_optimizer_program", "optimizer_facts"]
 
-_KNOWN = {**ELEMENTWISE, **FACTORED, **IN_BACKWARD, **QUANTISED, **MATRIX, **LOW_RANK}
+_KNOWN = {**ELEMENTWISE, **FACTORED, **IN_BACKWARD, **BLOCKWISE, **QUANTISED, **MATRIX, **LOW_RANK}
 
 OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType(
     {name: _KNOWN[name] for name in OptimizerName if name in _KNOWN}
