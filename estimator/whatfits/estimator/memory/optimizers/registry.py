@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, ProgramSettings, RankRule
 from whatfits.estimator.memory.optimizers.facts_elementwise import ELEMENTWISE
@@ -20,20 +19,13 @@ __all__ = ["OPTIMIZERS", "OptimizerFacts", "RankRule", "build_optimizer_program"
 
 _KNOWN = {**ELEMENTWISE, **FACTORED, **IN_BACKWARD, **BLOCKWISE, **QUANTISED, **MATRIX, **LOW_RANK}
 
-OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType(
-    {name: _KNOWN[name] for name in OptimizerName if name in _KNOWN}
-)
-"""The optimizers whose memory is modelled, in the order of their names' list."""
+OPTIMIZERS: Mapping[str, OptimizerFacts] = MappingProxyType({name: _KNOWN[name] for name in OptimizerName})
+"""Every optimizer, in the order of the list of names."""
 
 
 def optimizer_facts(name: OptimizerName) -> OptimizerFacts:
-    """Facts of an optimizer; an `UnsupportedError` where it has no program yet."""
-    facts = OPTIMIZERS.get(name)
-    if facts is None:
-        accepted = ", ".join(OPTIMIZERS)
-        reason = f"the memory of {name} is not modelled yet"
-        raise UnsupportedError("training.optimizer.name", str(name), accepted, reason=reason)
-    return facts
+    """Facts of an optimizer."""
+    return OPTIMIZERS[name]
 
 
 def build_optimizer_program(
