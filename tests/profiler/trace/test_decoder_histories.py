@@ -16,8 +16,8 @@ import torch
 
 from tests.profiler.trace.decoder import AdamW, Decoder, DecoderDims, cross_entropy
 from whatfits.profiler.trace.events import Alloc, Free, Phase
+from whatfits.profiler.trace.memory_steps import Gpu
 from whatfits.profiler.trace.record import Recording, record_events
-from whatfits.profiler.trace.temporaries import Gpu
 
 HISTORIES = Path(__file__).parents[2] / "golden/device_steps"
 MEDIUM = DecoderDims(vocab=10000, width=1024, layers=24, heads=16, hidden=4096, context=1024)

@@ -221,6 +221,7 @@ _NO_SIZES = (
     "s128",
     "h32",
     "d32",
+    "d_wide",
     "splits",
     "sort",
     *chain.from_iterable(CLASS_SYMBOLS.values()),

@@ -39,6 +39,7 @@ _IN_PLACE_IN_FORMULAS = {
     _ATEN.scatter.value: _ATEN.scatter_.value,
     _ATEN.scatter_add.default: _ATEN.scatter_add_.default,
     _ATEN.index_put.default: _ATEN.index_put_.default,
+    _ATEN.index_add.default: _ATEN.index_add_.default,
     _ATEN._index_put_impl.default: _ATEN._index_put_impl_.default,
 }
 """Ops that backward formulas apply to a tensor of their own making, with what a device runs instead."""

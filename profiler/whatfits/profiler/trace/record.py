@@ -10,8 +10,9 @@ import torch
 from whatfits.profiler.trace.autocast import CUDA, autocast_on_meta
 from whatfits.profiler.trace.cuda_differences import cuda_semantics, in_place_on_device
 from whatfits.profiler.trace.events import Alloc, Free, Phase, Token
+from whatfits.profiler.trace.memory_steps import H100, Gpu, kernels_of
 from whatfits.profiler.trace.storages import StorageRecorder
-from whatfits.profiler.trace.temporaries import H100, Gpu, device_steps, kernels_of
+from whatfits.profiler.trace.temporaries import device_steps
 
 __all__ = ["Recording", "record_events"]
 

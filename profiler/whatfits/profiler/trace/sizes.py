@@ -36,6 +36,7 @@ def _monomials(symbols: Sequence[str]) -> list[Monomial]:
         ("splits", "a", "s"),
         ("splits", "a", "s", "d32"),
         ("a", "s32"),
+        ("a", "s", "d_wide"),
         ("s", "s8"),
         ("a", "s", "s8"),
     ]
