@@ -180,4 +180,4 @@ def test_sizes_are_sums_of_at_most_two_monomials() -> None:
     for key in KEYS:
         for size in load_table(key).sizes:
             assert isinstance(size, SizeExpression)
-            assert 1 <= len(size.terms) <= 2
+            assert len(size.terms) <= 2
