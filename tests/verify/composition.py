@@ -6,7 +6,7 @@ import torch
 
 from tests.estimator.memory.steps import make_step, peaks_of
 from tests.verify.report import Section
-from whatfits.estimator.catalog import find_model
+from whatfits.estimator.catalog import find_gpu, find_model
 from whatfits.estimator.specs import OptimizerSpec
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.whole_step import OptimizerFactory, trace_training_steps
@@ -56,6 +56,7 @@ def verify_composition() -> Section:
                     micro_batch_size=batch,
                     checkpointing=checkpointing,
                     layerwise=layerwise,
+                    gpu=find_gpu("h100-80gb-sxm"),  # the one whose scratch is traced
                 )
                 options = StepOptions(tie_embeddings=model.tie_embeddings, checkpointing=checkpointing)
                 steady = trace_training_steps(

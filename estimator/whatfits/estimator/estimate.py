@@ -95,7 +95,7 @@ def step_memory(resolved: ResolvedRun) -> StepMemory:
 
 def _memory(resolved: ResolvedRun, memory: StepMemory, device: Device) -> MemoryEstimate:
     training = resolved.run.training
-    symbols = {**memory.tensors.dims, "b": training.micro_batch_size, "s": training.seq_len}
+    symbols = memory.symbols(training.micro_batch_size, training.seq_len)
     sizes = rounded_sizes(memory.table, symbols)
     peaks = memory.peaks(sizes, accumulated=np.array([training.grad_accum_steps > 1]))
     if memory.tensors.placement is Placement.FSDP:

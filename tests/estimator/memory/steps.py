@@ -15,6 +15,7 @@ from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, load_program
 from whatfits.estimator.specs import (
+    GpuSpec,
     ModelSpec,
     OptimizerImplementation,
     OptimizerName,
@@ -42,9 +43,10 @@ def make_step(
     placement: Placement = Placement.SINGLE,
     shard_degree: int = 1,
     layerwise: bool = False,
+    gpu: GpuSpec | None = None,
     **training: Any,
 ) -> StepMemory:
-    """A step on one A100; by default AdamW on a small model on one rank. `training` are further fields of its spec."""
+    """A step, on an A100 unless another GPU is given; by default AdamW on a small model on one rank. `training` are further fields of its spec."""
     model = model or make_model(**SMALL)
     spec = make_training(
         optimizer=optimizer or OptimizerSpec(),
@@ -56,12 +58,12 @@ def make_step(
     table = table_of(profile_key(model, spec), None, spec)
     tensors = rank_tensors(model, table, spec, placement, shard_degree)
     on_rank = OptimizerOnRank.build(tensors, spec.optimizer, layerwise=layerwise, loop=loop_of(spec))
-    return StepMemory(table=table, optimizer=on_rank, gpu=make_gpu())
+    return StepMemory(table=table, optimizer=on_rank, gpu=gpu or make_gpu())
 
 
 def sizes_of(step: StepMemory, micro_batch_size: ArrayLike = 2, seq_len: int = 130) -> FloatArray:
     """One configuration's sizes."""
-    return rounded_sizes(step.table, {**step.tensors.dims, "b": np.asarray(micro_batch_size), "s": seq_len})
+    return rounded_sizes(step.table, step.symbols(np.asarray(micro_batch_size), seq_len))
 
 
 def peaks_of(

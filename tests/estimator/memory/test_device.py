@@ -3,6 +3,7 @@
 import pytest
 
 from tests.factories import make_gpu
+from whatfits.estimator.catalog import find_gpu
 from whatfits.estimator.memory.device import (
     ALLOCATOR_OVERHEAD,
     FSDP_OVERHEAD,
@@ -10,6 +11,7 @@ from whatfits.estimator.memory.device import (
     communicator_bytes,
     context_bytes,
     cublas_workspace_bytes,
+    gpu_symbols,
 )
 
 
@@ -29,3 +31,17 @@ def test_one_gpu_needs_no_communicator() -> None:
 )  # fmt: skip
 def test_workspaces_as_seen_in_device_histories(capability: str, nbytes: int) -> None:
     assert cublas_workspace_bytes(make_gpu(compute_capability=capability)) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("gpu", "symbols"),
+    [
+        ("a100-80gb-sxm", {"sms": 108, "threads_per_sm": 2048}),
+        ("h100-80gb-sxm", {"sms": 132, "threads_per_sm": 2048}),
+        ("rtx-4090", {"sms": 128, "threads_per_sm": 1536}),
+        ("t4", {"sms": 40, "threads_per_sm": 1024}),
+    ],
+)
+def test_scratch_depends_on_the_gpus_own_multiprocessors(gpu: str, symbols: dict[str, int]) -> None:
+    """Figures of NVIDIA's data sheets and of the CUDA programming guide."""
+    assert gpu_symbols(find_gpu(gpu)) == symbols

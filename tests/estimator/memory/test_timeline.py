@@ -189,7 +189,7 @@ def test_micro_batches_beyond_the_third_change_nothing(placement: Placement, che
     step = make_step(placement=placement, checkpointing=checkpointing)
     short = timeline_of(step, micro_batch_size=2, grad_accum_steps=7).events
 
-    run = _Run(step, _MicroBatch(load_program(step.table.key), {**step.tensors.model.dims, "b": 2, "s": 130}))
+    run = _Run(step, _MicroBatch(load_program(step.table.key), step.symbols(2, 130)))
     run.setup()
     for phase in StepPhase:
         run.step(phase, 7)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatfits.estimator.profile import SizeExpression, with_derived_symbols
+from whatfits.estimator.profile.scratch import flash_splits
 
 PADDED_LABELS = SizeExpression(((8, (("b", 1), ("s", 1))), (8, (("b", 1),))))
 
@@ -65,3 +66,20 @@ def test_derived_symbols(seq_len: int, head_dim: int, s128: int, d32: int) -> No
 def test_derived_symbols_of_arrays_and_of_nothing() -> None:
     assert with_derived_symbols({"s": np.array([1, 300])})["s128"].tolist() == [128, 384]
     assert with_derived_symbols({"h": 5}) == {"h": 5}
+
+
+@given(
+    batch=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    seq_len=st.integers(1, 20_000),
+    heads=st.integers(1, 64),
+    head_dim=st.sampled_from([32, 64, 128, 256]),
+    sms=st.integers(20, 200),
+)
+def test_splits_of_many_configurations_are_those_of_each(
+    batch: list[int], seq_len: int, heads: int, head_dim: int, sms: int
+) -> None:
+    symbols = {"b": np.array(batch), "s": seq_len, "a": heads, "d": head_dim, "sms": sms}
+
+    together = with_derived_symbols(symbols)["splits"]
+
+    assert together.tolist() == [flash_splits(b, heads, seq_len, head_dim, sms) for b in batch]

@@ -9,12 +9,13 @@ master precision and of the step itself; with a layer-wise update it is part of 
 
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.memory.device import cublas_workspace_bytes
+from whatfits.estimator.memory.device import cublas_workspace_bytes, gpu_symbols
 from whatfits.estimator.memory.loop import (
     MASTER_BYTES,
     SCALER_STATE_BYTES,
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 BoolArray = NDArray[np.bool_]
+T = TypeVar("T")
 
 CUBLAS_WORKSPACES = 2
 """One per thread that multiplies: the caller's and autograd's."""
@@ -315,6 +317,10 @@ class StepMemory:
     def tensors(self) -> RankTensors:
         """The rank's tensors."""
         return self.optimizer.tensors
+
+    def symbols(self, micro_batch_size: T, seq_len: int) -> dict[str, int | T]:
+        """Values of all symbols that sizes are written in."""
+        return {**self.tensors.dims, **gpu_symbols(self.gpu), "b": micro_batch_size, "s": seq_len}
 
     def resting(self) -> Resting:
         """Bytes held from step to step."""

@@ -5,6 +5,7 @@ Until measurements of a machine's own driver are in, these are ranges of publish
 
 from dataclasses import dataclass
 
+from whatfits.estimator.profile.scratch import DEFAULT_SMS, DEFAULT_THREADS_PER_SM
 from whatfits.estimator.specs import GpuSpec
 from whatfits.estimator.units import GIB, MIB
 
@@ -17,6 +18,7 @@ __all__ = [
     "communicator_bytes",
     "context_bytes",
     "cublas_workspace_bytes",
+    "gpu_symbols",
 ]
 
 
@@ -45,6 +47,8 @@ TOTAL_ESTIMATE_ERROR = 0.02
 """Half width of the 90% interval of a device total that is not from a device's own report. Assumed."""
 
 _HOPPER = 9
+_THREADS_PER_SM = {"7.5": 1024, "8.6": 1536, "8.9": 1536, "12.0": 1536, "12.1": 1536}
+"""Where it is not 2048."""
 
 
 def context_bytes() -> Interval:
@@ -67,6 +71,16 @@ def communicator_bytes(num_gpus: int) -> Interval:
     if num_gpus == 1:
         return Interval(0.0, 0.0, 0.0)
     return Interval(0.5 * GIB, 1.0 * GIB, 2.0 * GIB)
+
+
+def gpu_symbols(gpu: GpuSpec) -> dict[str, int]:
+    """What sizes of kernels' scratch depend on: streaming multiprocessors and the threads one of them holds.
+
+    Source: CUDA C++ Programming Guide, table of technical specifications per compute capability.
+    Assumes: Hopper's where the catalog or the table has nothing, as for other vendors' devices.
+    """
+    threads = _THREADS_PER_SM.get(gpu.compute_capability, DEFAULT_THREADS_PER_SM)
+    return {"sms": gpu.sms or DEFAULT_SMS, "threads_per_sm": threads}
 
 
 def cublas_workspace_bytes(gpu: GpuSpec) -> int:

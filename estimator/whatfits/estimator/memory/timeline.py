@@ -267,7 +267,7 @@ def build_timeline(
     """
     if memory.tensors.placement is Placement.FSDP:
         raise UnsupportedError("parallelism.dp_shard_degree", memory.tensors.shard_degree, "1 for a replay")
-    symbols = {**memory.tensors.dims, "b": micro_batch_size, "s": seq_len}
+    symbols = memory.symbols(micro_batch_size, seq_len)
     run = _Run(memory, _MicroBatch(program, symbols))
     run.setup()
     starts = []

@@ -42,6 +42,7 @@ from whatfits.estimator.profile.scratch import (
     cudnn_backward_scratch,
     efficient_backward_scratch,
     flash_splits,
+    may_split,
     output_vector,
     partial_segments,
     radix_sort_scratch,
@@ -118,8 +119,17 @@ def _tokens(x: _Derived) -> Any:
 
 
 def _splits(x: _Derived) -> Any:
-    dims = (x.get("b", 1), x["a"], x["s"], x["d"], x.get("sms", DEFAULT_SMS))
-    return np.vectorize(flash_splits, otypes=[np.int64])(*dims)
+    """`flash_splits` of every configuration, computed once for each of the few small ones that are split at all."""
+    batch, seq_len = np.broadcast_arrays(x.get("b", 1), x["s"])
+    heads, head_dim, sms = x["a"], x["d"], x.get("sms", DEFAULT_SMS)
+    if isinstance(heads, np.ndarray) or isinstance(head_dim, np.ndarray):
+        return np.vectorize(flash_splits, otypes=[np.int64])(batch, heads, seq_len, head_dim, sms)
+    splits = np.zeros(batch.shape, dtype=np.int64)
+    small = may_split(batch, heads, seq_len, sms)
+    points, which = np.unique(np.stack([batch[small], seq_len[small]]), axis=1, return_inverse=True)
+    found = [flash_splits(int(b), heads, int(s), head_dim, sms) for b, s in points.T]
+    splits[small] = np.array(found, dtype=np.int64)[which.ravel()]
+    return splits
 
 
 def _efficient(element_bytes: int) -> Callable[[_Derived], Any]:

@@ -15,6 +15,7 @@ __all__ = [
     "cudnn_backward_scratch",
     "efficient_backward_scratch",
     "flash_splits",
+    "may_split",
     "output_vector",
     "partial_segments",
     "radix_sort_scratch",
@@ -166,11 +167,11 @@ def flash_splits(batch: int, heads: int, seq_len: int, head_dim: int, sms: int =
     Source: flash_attn/flash_api.cpp, set_params_splitkv and num_splits_heuristic (FlashAttention 2). Assumes: equally
     many queries and keys, no dropout.
     """
+    if not may_split(batch, heads, seq_len, sms):
+        return 0
     blocks = batch * heads * _ceil_div(seq_len, 64)
     slots = 2 * sms
     keys = _ceil_div(seq_len, 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64)
-    if blocks >= 0.8 * slots:
-        return 0
     eligible = [
         n
         for n in range(1, min(128, slots, keys) + 1)
@@ -179,6 +180,11 @@ def flash_splits(batch: int, heads: int, seq_len: int, head_dim: int, sms: int =
     occupancy = {n: blocks * n / slots / _ceil_div(blocks * n, slots) for n in eligible}
     chosen = next(n for n in eligible if occupancy[n] >= 0.85 * max(occupancy.values()))
     return chosen if chosen > 1 else 0
+
+
+def may_split(batch: Any, heads: int, seq_len: Any, sms: int = DEFAULT_SMS) -> Any:
+    """Whether the blocks of flash attention's forward leave so many slots idle that it may split the keys."""
+    return batch * heads * _ceil_div(seq_len, 64) < 0.8 * 2 * sms
 
 
 def efficient_backward_scratch(

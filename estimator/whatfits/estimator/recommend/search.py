@@ -14,6 +14,7 @@ from whatfits.estimator.memory.compose import (
     StepMemory,
     StepPeaks,
 )
+from whatfits.estimator.memory.device import gpu_symbols
 from whatfits.estimator.memory.estimate import Device, table_device_bytes
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import FloatArray, MicroBatchPeak, rounded_sizes
@@ -194,7 +195,7 @@ def _grids(
         require_kernel(table.kernel, request.model, request.gpu)
         batch = np.array([points[j].micro_batch_size for j in members], dtype=np.int64)
         rank = {"r": training.adapter.rank} if training.adapter else {}
-        symbols = {**request.model.dims, **rank, "b": batch, "s": request.seq_len}
+        symbols = {**request.model.dims, **rank, **gpu_symbols(request.gpu), "b": batch, "s": request.seq_len}
         grids.append(
             Grid(
                 table=table,

@@ -100,7 +100,7 @@ def _table_peak(memory: StepMemory, case: Case) -> int | None:
     dims = memory.tensors.model.dims
     if dims["L"] < memory.table.first_layers:
         return None
-    sizes = rounded_sizes(memory.table, {**dims, "b": case.micro_batch_size, "s": case.seq_len})
+    sizes = rounded_sizes(memory.table, memory.symbols(case.micro_batch_size, case.seq_len))
     return int(memory.peaks(sizes, accumulated=np.array([case.grad_accum_steps > 1])).nbytes[0])
 
 
@@ -145,7 +145,7 @@ def _not_on_cpu(category: str, nbytes: int) -> bool:
 def _labels(memory: StepMemory, program: EventProgram, case: Case, timeline: Timeline) -> list[str]:
     """Phase and, for what the traced micro-batch does, op and module of each event of the timeline."""
     labels = [_PHASES[phase] + " " for phase in timeline.phase.tolist()]
-    symbols = {**memory.tensors.model.dims, "b": case.micro_batch_size, "s": case.seq_len}
+    symbols = memory.symbols(case.micro_batch_size, case.seq_len)
     for step, start in zip(_STEP_PHASES, timeline.step_starts, strict=True):
         position = start
         for number in range(case.grad_accum_steps):
