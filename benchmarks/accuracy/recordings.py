@@ -67,11 +67,9 @@ class Measured:
     """What the device's counters said in the steps after the first."""
 
     peak_allocated: int
-    """Less what earlier cases had left."""
-    peak_reserved: int | None
-    """None where the case did not begin with an empty allocator."""
+    peak_reserved: int
     requested_by_phase: dict[str, int]
-    """Peak of requested bytes in each phase of a step; nothing where the case did not begin with an empty allocator."""
+    """Peak of requested bytes in each phase of a step; with an adapter `forward` includes the loss."""
     step_seconds: float | None
     """Median of the steps after the second."""
 
@@ -136,7 +134,9 @@ def recorded_reason(row: RecordedRow) -> str | None:
     spec = row.spec
     if row.case.error is not None:
         return "ended with an error on the device"
-    unknown = sorted(k for k in set(spec) - _SUPPORTED_SPEC if spec[k])
+    if row.case.allocated_before:
+        return "began with blocks of an earlier case alive"
+    unknown = sorted(k for k in set(spec) - _SUPPORTED_SPEC if spec[k] is not None)
     if unknown:
         return f"option not modelled: {', '.join(unknown)}"
     if spec["optimizer"] not in _OPTIMIZERS:
@@ -236,10 +236,9 @@ def measured(row: RecordedRow) -> Measured:
         by_phase[name] = max(by_phase.get(name, 0), phase["peak_requested"])
     times = sorted(sum(step.values()) / 1e3 for step in row.case.times[2:])
     timed = row.part == "speed" and times
-    before = row.case.allocated_before
     return Measured(
-        peak_allocated=allocated - before,
-        peak_reserved=None if before else reserved,
-        requested_by_phase={} if before else by_phase,
+        peak_allocated=allocated,
+        peak_reserved=reserved,
+        requested_by_phase=by_phase,
         step_seconds=times[len(times) // 2] if timed else None,
     )
