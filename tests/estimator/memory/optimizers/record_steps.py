@@ -22,13 +22,13 @@ from whatfits.profiler.trace.optimizer_step import StepEvent, StorageLog, trace_
 HERE = Path(__file__).parent
 APOLLO_NAMES = (
     "embedding",
-    "wide",
     "vector",
+    "head",
+    "wide",
     "tall",
     "tall",
     "square",
     "rank above the shorter side",
-    "head",
 )
 GALORE_8BIT_NAMES = ("wide", "tall", "square", "rank above the shorter side", "embedding", "vector")
 SOPHIA_NAMES = ("embedding", "wide", "vector", "tall", "vector of one", "square", "head")

@@ -38,7 +38,7 @@ class Recorded(NamedTuple):
 
     build: Callable[[int], OptimizerProgram]
     phases: tuple[StepPhase, ...]
-    order: str = "matrices last"
+    only_matrices: bool = False
 
 
 CASES = {
@@ -49,11 +49,9 @@ CASES = {
         lambda s: GaLoreAdafactor(param_dtype_bytes=s, rank=RANK), (FIRST, STEADY, REFRESH, STEADY)
     ),
     "po:Fira": Recorded(lambda s: Fira(param_dtype_bytes=s, rank=RANK), (FIRST, REFRESH, STEADY, REFRESH)),
-    "torch:Muon": Recorded(lambda s: Muon(param_dtype_bytes=s), (FIRST, STEADY, STEADY), "matrices only"),
-    "po:SOAP": Recorded(lambda s: Soap(param_dtype_bytes=s), (FIRST, STEADY, STEADY), "modules"),
-    "po:AdamMini": Recorded(
-        lambda s: AdamMini(param_dtype_bytes=s, num_heads=8), (FIRST, STEADY, STEADY), "modules"
-    ),
+    "torch:Muon": Recorded(lambda s: Muon(param_dtype_bytes=s), (FIRST, STEADY, STEADY), only_matrices=True),
+    "po:SOAP": Recorded(lambda s: Soap(param_dtype_bytes=s), (FIRST, STEADY, STEADY)),
+    "po:AdamMini": Recorded(lambda s: AdamMini(param_dtype_bytes=s, num_heads=8), (FIRST, STEADY, STEADY)),
 }
 """By the optimizer's name in the recording."""
 GALORE_8BIT = "galore:GaLoreAdamW8bit"
@@ -84,14 +82,11 @@ def decoder(
 
 
 def parameters_of(name: str, parameters: list[ParameterTensor] | None = None) -> list[ParameterTensor]:
-    """The parameters as the recorded optimizer had them."""
+    """The parameters the recorded optimizer had, in the order of modules; the programs know their groups."""
     parameters = parameters or decoder()
-    matrices = [parameter for parameter in parameters if parameter.role is ParameterRole.linear]
-    order = CASES[name].order if name in CASES else "matrices last"
-    if order == "modules":
-        return parameters
-    others = [parameter for parameter in parameters if parameter.role is not ParameterRole.linear]
-    return matrices if order == "matrices only" else others + matrices
+    if name in CASES and CASES[name].only_matrices:
+        return [parameter for parameter in parameters if parameter.role is ParameterRole.linear]
+    return parameters
 
 
 def recorded_step(name: str, precision: str, step: int) -> list[Event]:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 from whatfits.estimator.memory.optimizers.frame import Frame
 from whatfits.estimator.memory.optimizers.low_rank import DEFAULT_UPDATE_INTERVAL
-from whatfits.estimator.memory.optimizers.parameters import Parameters
+from whatfits.estimator.memory.optimizers.parameters import Parameters, is_linear_matrix
 from whatfits.estimator.memory.optimizers.per_parameter import device_bytes
 from whatfits.estimator.memory.optimizers.program import (
-    ParameterRole,
     ParameterTensor,
     StateTensor,
     StepPhase,
@@ -39,11 +38,6 @@ SIGN_ACCESSES = 9
 """Tensor reads and writes: mul_ 2 (decay), sign 2, mul 2, add_ 3."""
 
 
-def is_shared_in_turn(parameter: ParameterTensor) -> bool:
-    """Whether a parameter takes turns with others: a linear layer's weight."""
-    return parameter.role is ParameterRole.linear and len(parameter.shape) == 2
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frugal(WholeStepProgram):
     """p <- p - lr Adam(g) for active tensors and everything that is no linear layer, p <- p - lr sign(g) for the rest.
@@ -61,7 +55,7 @@ class Frugal(WholeStepProgram):
         Assumes: the hidden size is the largest shorter side; later blocks have tensors of the same shapes, as where
             whole layers are active.
         """
-        shared = [parameter for parameter in parameters if is_shared_in_turn(parameter)]
+        shared = [parameter for parameter in parameters if is_linear_matrix(parameter)]
         hidden_size = max((min(parameter.shape) for parameter in shared), default=1)
         count = round(len(shared) * min(1.0, self.rank / hidden_size))
         return shared[::-1][:count]
@@ -72,7 +66,7 @@ class Frugal(WholeStepProgram):
         Source: frugal/adamw.py, `_init_state`.
         Assumes: the step counter is a Python number.
         """
-        return () if is_shared_in_turn(parameter) else adamw_states(parameter, self.param_dtype_bytes)
+        return () if is_linear_matrix(parameter) else adamw_states(parameter, self.param_dtype_bytes)
 
     def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
         """The active tensors' moments: 2 e s for each."""
@@ -98,14 +92,14 @@ class Frugal(WholeStepProgram):
     def record_step(self, frame: Frame, parameters: Parameters, phase: StepPhase) -> None:
         """All that is no linear weight, then the change of turns where one is due, then the linear weights."""
         for parameter in parameters:
-            if not is_shared_in_turn(parameter):
+            if not is_linear_matrix(parameter):
                 if phase is StepPhase.first:
                     for state in self.states(parameter):
                         frame.state(parameter.name, state.name, state.nbytes)
                 self._record_adamw(frame, parameter)
         self._record_turns(frame, self.shared_states(parameters), phase)
         names = {parameter.name for parameter in self.active(parameters)}
-        for parameter in filter(is_shared_in_turn, parameters):
+        for parameter in filter(is_linear_matrix, parameters):
             if parameter.name in names:
                 self._record_adamw(frame, parameter)
             else:
@@ -163,5 +157,5 @@ class Frugal(WholeStepProgram):
         Source: frugal/adamw.py, `_compute_update`; frugal/proj_optimizer_templates.py, ``step``.
         Assumes: one kernel per operator, no reuse in cache.
         """
-        accesses = SIGN_ACCESSES if is_shared_in_turn(parameter) else ADAMW_ACCESSES
+        accesses = SIGN_ACCESSES if is_linear_matrix(parameter) else ADAMW_ACCESSES
         return StepWork(0, accesses * parameter.numel * self.param_dtype_bytes, 0, self.update_interval)

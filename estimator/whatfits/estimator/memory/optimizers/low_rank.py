@@ -1,11 +1,13 @@
 """Shapes of a low-rank projection of a matrix gradient, and AdamW as the low-rank methods' code writes it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from whatfits.estimator.memory.optimizers.frame import Frame
+from whatfits.estimator.memory.optimizers.parameters import Parameters, is_linear_matrix
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
-from whatfits.estimator.memory.optimizers.program import ParameterRole, ParameterTensor
+from whatfits.estimator.memory.optimizers.program import ParameterTensor
 
 __all__ = ["DEFAULT_UPDATE_INTERVAL", "LowRankProgram", "Projection"]
 
@@ -50,7 +52,8 @@ class LowRankProgram(PerParameterProgram):
     """Base of the methods that project the gradients of linear layers and use AdamW elsewhere.
 
     Only two-dimensional parameters with the role `linear` are projected, as the methods' training scripts select
-    them (modules ``attn`` and ``mlp``); embeddings, heads and vectors keep full states.
+    them (modules ``attn`` and ``mlp``); embeddings, heads and vectors keep full states. Those scripts, and Hugging
+    Face's Trainer, make two parameter groups, the projected one last.
     """
 
     clips_rank: ClassVar[bool] = True
@@ -59,9 +62,13 @@ class LowRankProgram(PerParameterProgram):
     rank: int
     update_interval: int = DEFAULT_UPDATE_INTERVAL
 
+    def in_order(self, parameters: Sequence[ParameterTensor]) -> Parameters:
+        """Unprojected parameters first."""
+        return Parameters.of(parameters).matrices_last
+
     def projection(self, parameter: ParameterTensor) -> Projection | None:
         """Counts of the projected matrix, or None where the parameter is not projected."""
-        if parameter.role is not ParameterRole.linear or len(parameter.shape) != 2:
+        if not is_linear_matrix(parameter):
             return None
         m, n = parameter.shape
         short_side, long_side = min(m, n), max(m, n)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from whatfits.estimator.memory.optimizers.device_scratch import record_full_reduction
 from whatfits.estimator.memory.optimizers.frame import Block, Frame
-from whatfits.estimator.memory.optimizers.parameters import Parameters
+from whatfits.estimator.memory.optimizers.parameters import Parameters, is_linear_matrix
 from whatfits.estimator.memory.optimizers.program import (
-    ParameterRole,
     ParameterTensor,
     StateTensor,
     StepPhase,
@@ -36,11 +35,6 @@ MATRIX_ACCESSES = 10
 LOCAL_NAMES = ("update",)
 
 
-def is_muon_matrix(parameter: ParameterTensor) -> bool:
-    """Whether Muon updates a parameter: a two-dimensional weight of a linear layer inside the model."""
-    return parameter.role is ParameterRole.linear and len(parameter.shape) == 2
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Muon(WholeStepProgram):
     """`torch.optim.Muon` for matrices, then `torch.optim.AdamW(foreach=True)` for the rest.
@@ -55,14 +49,14 @@ class Muon(WholeStepProgram):
         Source: torch/optim/_muon.py, `Muon._init_group`; torch/optim/adam.py.
         Assumes: no amsgrad.
         """
-        if is_muon_matrix(parameter):
+        if is_linear_matrix(parameter):
             return (StateTensor(name="momentum_buffer", nbytes=parameter.numel * self.param_dtype_bytes),)
         return self._adamw.states(parameter)
 
     def record_step(self, frame: Frame, parameters: Parameters, phase: StepPhase) -> None:
         """Muon's loop over the matrices, then AdamW's lists of the rest."""
-        matrices = [parameter for parameter in parameters if is_muon_matrix(parameter)]
-        others = [parameter for parameter in parameters if not is_muon_matrix(parameter)]
+        matrices = [parameter for parameter in parameters if is_linear_matrix(parameter)]
+        others = [parameter for parameter in parameters if not is_linear_matrix(parameter)]
         if phase is StepPhase.first:
             for parameter in matrices:
                 for state in self.states(parameter):
@@ -119,7 +113,7 @@ class Muon(WholeStepProgram):
         Source: torch/optim/_muon.py.
         Assumes: one kernel per operator, weight decay not 0 (torch's default is 0.1), no reuse in cache.
         """
-        if not is_muon_matrix(parameter):
+        if not is_linear_matrix(parameter):
             return self._adamw.update_work(parameter)
         short, long = sorted(parameter.shape)
         numel = short * long

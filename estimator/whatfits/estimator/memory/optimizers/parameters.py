@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from whatfits.estimator.memory.optimizers.program import ParameterRole, ParameterTensor
 
-__all__ = ["ParameterKind", "Parameters", "is_query_or_key"]
+__all__ = ["ParameterKind", "Parameters", "is_linear_matrix", "is_query_or_key"]
 
 QUERY_AND_KEY = ("q_proj", "k_proj")
 """Names of the modules that Adam-mini treats head by head, unlike others of their shape and role."""
@@ -41,6 +41,11 @@ class Parameters(tuple[ParameterTensor, ...]):  # noqa: SLOT001 (cached properti
         return tuple(_kind_number(parameter) for parameter in self)
 
     @cached_property
+    def matrices_last(self) -> "Parameters":
+        """The same, linear layers' weights after everything else."""
+        return Parameters(sorted(self, key=is_linear_matrix))
+
+    @cached_property
     def kinds(self) -> Sequence[ParameterKind]:
         """The kinds there are, in order of first appearance."""
         examples: dict[int, ParameterTensor] = {}
@@ -49,6 +54,11 @@ class Parameters(tuple[ParameterTensor, ...]):  # noqa: SLOT001 (cached properti
             examples.setdefault(number, parameter)
             counts[number] = counts.get(number, 0) + 1
         return tuple(ParameterKind(number, examples[number], count) for number, count in counts.items())
+
+
+def is_linear_matrix(parameter: ParameterTensor) -> bool:
+    """Whether a parameter is the two-dimensional weight of a linear layer inside the model."""
+    return parameter.role is ParameterRole.linear and len(parameter.shape) == 2
 
 
 def is_query_or_key(parameter: ParameterTensor) -> bool:

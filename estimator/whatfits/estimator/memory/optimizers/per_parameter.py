@@ -93,6 +93,10 @@ class PerParameterProgram(ABC):
         """None, unless the method says otherwise."""
         return ()
 
+    def in_order(self, parameters: Sequence[ParameterTensor]) -> Parameters:
+        """The parameters in the order in which ``step()`` updates them: as given, unless the method has groups."""
+        return Parameters.of(parameters)
+
     def begin(self, frame: Frame, parameters: Sequence[ParameterTensor], phase: StepPhase) -> None:
         """Record what ``step()`` does before its loop."""
         if phase is not StepPhase.first or not self.creates_all_states_first:
@@ -105,6 +109,7 @@ class PerParameterProgram(ABC):
     def events(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> list[OptimizerEvent]:
         """What ``step()`` allocates and frees on the device, in order."""
         frame = Frame()
+        parameters = self.in_order(parameters)
         self.begin(frame, parameters, phase)
         for parameter in parameters:
             self.update(frame, parameter, phase)
@@ -127,7 +132,7 @@ class PerParameterProgram(ABC):
         Source: the definition; equal to walking `events`.
         Assumes: nothing else allocates during ``step()``.
         """
-        parameters = Parameters.of(parameters)
+        parameters = self.in_order(parameters)
         creates_first = phase is StepPhase.first and self.creates_all_states_first
         peak = live = self.state_bytes(parameters) if creates_first else 0
         carry = 0
