@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 
 from whatfits.estimator.catalog import find_gpu, find_model
-from whatfits.estimator.memory.compose import OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, table_device_bytes
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
 from whatfits.estimator.memory.verdict import Usable
 from whatfits.estimator.profile import ProfileKey, load_table
 from whatfits.estimator.specs import OptimizerName, OptimizerSpec

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
 from whatfits.estimator.memory.classes import profile_key, rank_tensors
-from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay
 from whatfits.estimator.memory.keep_outputs import keep_outputs
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.placement import placement_of
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.replay import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of

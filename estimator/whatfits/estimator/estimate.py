@@ -6,11 +6,12 @@ import numpy as np
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
 from whatfits.estimator.memory.classes import choose_stack, profile_key, program_of, rank_tensors, table_of
-from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay, memory_from_table
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement, placement_of
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.timeline import build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.profile import MissingProfileError

@@ -4,9 +4,9 @@ import math
 
 from numpy.typing import ArrayLike
 
-from whatfits.estimator.memory.compose import OptimizerOnRank
 from whatfits.estimator.memory.optimizers import optimizer_facts
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.specs import (
     GpuSpec,
     HardwareSpec,

@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike
 
 from tests.factories import make_gpu, make_model, make_training
 from whatfits.estimator.memory.classes import profile_key, rank_tensors, table_of
-from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory, StepPeaks
+from whatfits.estimator.memory.compose import StepMemory, StepPeaks
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.peak import FloatArray, rounded_sizes
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, load_program
 from whatfits.estimator.specs import (

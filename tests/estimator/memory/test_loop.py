@@ -12,7 +12,7 @@ from tests.estimator.memory.steps import SMALL, make_step, peaks_of, sizes_of, t
 from tests.factories import make_gpu, make_model, make_training
 from whatfits.estimator.memory.breakdown import breakdown_at
 from whatfits.estimator.memory.classes import profile_key, program_of, rank_tensors
-from whatfits.estimator.memory.compose import OptimizerOnRank, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.loop import (
     SCALER_STATE_BYTES,
     UNSCALING_BYTES,
@@ -28,6 +28,7 @@ from whatfits.estimator.memory.loop import (
 from whatfits.estimator.memory.optimizers import OptimizerEvent, StepPhase, build_optimizer_program
 from whatfits.estimator.memory.parameters import HeldParameter
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.replay import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, load_program, load_table

@@ -1,9 +1,9 @@
 """Which structure class, and so which profile, a question falls into."""
 
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.memory.compose import RankTensors
 from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outputs
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import RankTensors
 from whatfits.estimator.profile import CountTable, EventProgram, ProfileKey, load_program, load_table
 from whatfits.estimator.profile.program import ProfileHead
 from whatfits.estimator.profile.store import find_stack

@@ -8,17 +8,13 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.catalog import ResolvedPlanRequest
 from whatfits.estimator.memory.classes import profile_key, rank_tensors
-from whatfits.estimator.memory.compose import (
-    OptimizerOnRank,
-    RankTensors,
-    StepMemory,
-    StepPeaks,
-)
+from whatfits.estimator.memory.compose import StepMemory, StepPeaks
 from whatfits.estimator.memory.device import gpu_symbols
 from whatfits.estimator.memory.estimate import Device, table_device_bytes
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import FloatArray, MicroBatchPeak, rounded_sizes
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
 from whatfits.estimator.memory.verdict import FAILS_AT, fit_probability
 from whatfits.estimator.profile import CountTable, load_table
 from whatfits.estimator.recommend.choices import BatchPoint, Choice

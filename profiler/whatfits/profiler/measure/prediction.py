@@ -7,10 +7,11 @@ import numpy as np
 
 from whatfits.estimator.catalog.gpus import load_gpus
 from whatfits.estimator.memory.classes import profile_key
-from whatfits.estimator.memory.compose import OptimizerOnRank, RankTensors, StepMemory
+from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
 from whatfits.estimator.memory.replay import ALLOC, replay
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, ProfileKey, Token, build_table, expand
