@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.accuracy.eligibility import eligibility
 from benchmarks.accuracy.evaluate import Answer, Interpreters, answer, evaluate, prepare
-from benchmarks.accuracy.litgpt import litgpt_allocated
+from benchmarks.accuracy.litgpt import LitgptError, litgpt_allocated
 from benchmarks.accuracy.published_runs import run_of
 from benchmarks.accuracy.recordings import (
     PARTS,
@@ -20,6 +20,7 @@ from benchmarks.accuracy.recordings import (
     run_of_recording,
 )
 from benchmarks.accuracy.results import Comparison, NotRun
+from whatfits.estimator.catalog import find_gpu
 from whatfits.estimator.catalog.published import PublishedRow, Quantity, load_published
 from whatfits.estimator.errors import WhatfitsError
 from whatfits.profiler.trace.child_process import TraceError
@@ -73,9 +74,28 @@ def _litgpt(row: PublishedRow, source: str, checkout: Path | None) -> Comparison
         return NotRun(row=row.id, source=source, reason=reason)
     try:
         allocated = litgpt_allocated(row, checkout)
-    except NotImplementedError as error:
+    except LitgptError as error:
         return NotRun(row=row.id, source=source, reason=f"not run: {error}")
+    print(f"{row.id}: {allocated:,} bytes", file=sys.stderr)
+    if row.out_of_memory:
+        return _out_of_memory(row, source, allocated)
     return _with_printed(row, source, allocated, None, "direct trace")
+
+
+def _out_of_memory(row: PublishedRow, source: str, allocated: int) -> Comparison:
+    """A row that ran out of memory, beside the device's total: the estimate has to be above it."""
+    assert row.gpu_catalog is not None, "the rule lets no row without a GPU through"
+    total = find_gpu(row.gpu_catalog).total_bytes
+    assert total is not None, "GPUs of published rows have a known total"
+    return Comparison(
+        row=row.id,
+        source=source,
+        quantity="out of memory",
+        measured=total,
+        estimate=allocated,
+        verdict="no" if allocated > total else "yes",
+        how="direct trace",
+    )
 
 
 def _with_printed(

@@ -56,14 +56,14 @@ class PeerUnavailableError(Exception):
     """A tool cannot be installed here."""
 
 
-def interpreter(peer: Peer) -> Path:
+def interpreter(peer: Peer, requirements_folder: Path = HERE / "requirements") -> Path:
     """The Python of a peer's environment, made with its pinned requirements when there is none yet.
 
     Raises:
         PeerUnavailableError: the packages cannot be had, without a network for example.
     """
     folder = ENVIRONMENTS / peer.name
-    python, requirements = folder / "bin" / "python", HERE / "requirements" / f"{peer.name}.txt"
+    python, requirements = folder / "bin" / "python", requirements_folder / f"{peer.name}.txt"
     done = folder / "requirements.txt"
     wanted = requirements.read_text()
     if done.is_file() and done.read_text() == wanted:
