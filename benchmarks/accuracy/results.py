@@ -88,5 +88,8 @@ def reasons(rows: Iterable[NotRun]) -> list[tuple[str, str, int]]:
 
 
 def to_json(rows: Iterable[Comparison]) -> list[dict[str, Any]]:
-    """Rows as data, with their errors."""
-    return [{**asdict(row), "error": round(row.error, 6)} for row in rows]
+    """Rows as data, with their errors; what is at its default stays out."""
+    return [
+        {**{k: v for k, v in asdict(row).items() if v not in (None, False, "")}, "error": round(row.error, 6)}
+        for row in rows
+    ]

@@ -12,6 +12,8 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,7 @@ from benchmarks.accuracy.report import render  # noqa: E402 (the same)
 from benchmarks.accuracy.results import Comparison, NotRun, to_json  # noqa: E402 (the same)
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
 PEERS = ROOT / "benchmarks" / "peers.json"
 
 
@@ -36,7 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--litgpt", type=Path, help="checkout of lit-gpt")
     parser.add_argument("--stack-python", default="", help=f"interpreters, separated by {os.pathsep!r}")
     parser.add_argument("--parts", default=",".join(PARTS), help="recordings to compare")
+    parser.add_argument(
+        "--render", action="store_true", help="write docs/accuracy.md from the last results alone"
+    )
     options = parser.parse_args(arguments)
+    if options.render:
+        return render_results()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     pythons = [x for x in options.stack_python.split(os.pathsep) if x]
@@ -46,28 +54,38 @@ def main(arguments: list[str] | None = None) -> int:
         caps, verdicts = compare_caps(interpreters)
         stacks = interpreters.versions()
     outcome += caps
-    compared = [x for x in outcome if isinstance(x, Comparison)]
-    not_run = [x for x in outcome if isinstance(x, NotRun)]
+    _write_results(outcome, verdicts, _where(stacks))
+    return render_results()
+
+
+def render_results() -> int:
+    """Write docs/accuracy.md from results.json and benchmarks/peers.json."""
+    results = json.loads(RESULTS.read_text())
+    compared = [Comparison(**{k: v for k, v in row.items() if k != "error"}) for row in results["compared"]]
+    not_run = [NotRun(**row) for row in results["not_run"]]
+    verdicts, where = results["verdicts"], results["where"]
     rules = json.loads((HERE / "post_hoc.json").read_text())["rules"]
     peers = json.loads(PEERS.read_text()) if PEERS.is_file() else None
-    text = render(compared, not_run, verdicts, where=_where(stacks), rules=rules, peers=peers)
+    text = render(compared, not_run, verdicts, where=where, rules=rules, peers=peers)
     (ROOT / "docs" / "accuracy.md").write_text(text)
-    _write_results(compared, not_run, verdicts)
     print(text)
     return 0
 
 
-def _write_results(compared: list[Comparison], not_run: list[NotRun], verdicts: list[dict[str, Any]]) -> None:
-    rows = {
-        "compared": to_json(compared),
-        "not_run": [{"row": r.row, "source": r.source, "reason": r.reason} for r in not_run],
+def _write_results(
+    outcome: Sequence[Comparison | NotRun], verdicts: list[dict[str, Any]], where: list[str]
+) -> None:
+    groups: dict[str, list[Any]] = {
+        "where": where,
+        "compared": to_json(x for x in outcome if isinstance(x, Comparison)),
+        "not_run": [asdict(x) for x in outcome if isinstance(x, NotRun)],
         "verdicts": verdicts,
     }
     lines = [
         f'"{name}": [\n' + ",\n".join(json.dumps(row) for row in group) + "\n]"
-        for name, group in rows.items()
+        for name, group in groups.items()
     ]
-    (HERE / "results.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _where(stacks: list[str]) -> list[str]:
