@@ -47,7 +47,7 @@ def configurations_per_second() -> float:
         ProfileKey("LlamaForCausalLM", "bf16", "sdpa", "none", "standard", "many", "full", tied=False)
     )
     tensors = RankTensors(model, table.parameters, table.buffers, Placement.DDP)
-    device = Device(usable=Usable(int(gpu.total_bytes or 0), 0.0), num_gpus=8)
+    device = Device(gpu=gpu, usable=Usable(int(gpu.total_bytes or 0), 0.0), num_gpus=8)
     random = np.random.default_rng(0)
     batch = random.integers(2, 1024, CONFIGURATIONS)
     seq_len = random.integers(2, 32768, CONFIGURATIONS)
@@ -59,7 +59,7 @@ def configurations_per_second() -> float:
         memory = StepMemory(table=table, optimizer=OptimizerOnRank.build(tensors, spec), gpu=gpu)
         sizes = rounded_sizes(table, {**model.dims, "b": batch, "s": seq_len})
         peaks = memory.peaks(sizes, accumulated=none_accumulated)
-        table_device_bytes(peaks.nbytes, Placement.DDP, device)
+        table_device_bytes(peaks.nbytes, sizes.max(axis=1), Placement.DDP, device)
         rates.append(CONFIGURATIONS / (time.perf_counter() - started))
     return statistics.median(rates)
 

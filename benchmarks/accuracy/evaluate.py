@@ -36,7 +36,7 @@ from whatfits.estimator.specs import (
 )
 from whatfits.estimator.timing import step_times, time_at
 from whatfits.profiler.trace.child_process import TraceChild
-from whatfits.profiler.trace.classes import class_at
+from whatfits.profiler.trace.classes import CUDNN_FIRST, FLASH_FIRST, class_at
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
@@ -142,7 +142,7 @@ def answer(prepared: Prepared, memory_cap_bytes: int | None = None) -> Answer:
     started = time.perf_counter()
     resolved, timeline = prepared.resolved, prepared.timeline
     hardware = resolved.run.hardware.model_copy(update={"memory_cap_bytes": memory_cap_bytes})
-    device = Device(usable=usable_memory(resolved.gpu, hardware), num_gpus=1)
+    device = Device(gpu=resolved.gpu, usable=usable_memory(resolved.gpu, hardware), num_gpus=1)
     found = memory_from_replay(timeline, prepared.requested, resolved.run.allocator, device)
     allocated, reserved = found.peak_allocated_bytes, found.peak_reserved_bytes
     required = found.required_reserved_bytes
@@ -175,7 +175,7 @@ def _shipped(resolved: ResolvedRun, stack: Mapping[str, str]) -> EventProgram:
     """
     major = stack["transformers"].partition(".")[0]
     same = find_stack({"transformers": stack["transformers"]}) if major == "4" else DEFAULT_STACK
-    return load_program(profile_key(resolved.model, resolved.run.training), same)
+    return load_program(profile_key(resolved.model, resolved.run.training, resolved.gpu), same)
 
 
 def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
@@ -190,7 +190,9 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
             quantized=training.method is Method.QLORA,
         )
     precision = Precision.BF16 if training.precision is Precision.BF16_MASTER else training.precision
+    wanted = profile_key(resolved.model, training, resolved.gpu)
     options = StepOptions(
+        kernels=CUDNN_FIRST if wanted.first_kernel == "cudnn" else FLASH_FIRST,
         architecture=resolved.model.architecture,
         tie_embeddings=resolved.model.tie_embeddings,
         precision=str(precision),

@@ -1,21 +1,27 @@
-"""Profiles against direct traces of the real model code, at points no profile was built from."""
+"""Profiles against direct traces of the real model code, at points no profile was built from.
 
-from collections.abc import Iterator
+Of the points at odd dims, two in each class, the report lists those that differ.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from tests.verify.report import Section
 from whatfits.estimator.catalog import find_model
-from whatfits.estimator.profile import load_program, load_table
-from whatfits.profiler.trace.classes import shipped_structures
+from whatfits.estimator.profile import DEFAULT_STACK, load_program, load_table
+from whatfits.profiler.trace.child_process import TraceChild
+from whatfits.profiler.trace.classes import class_at, shipped_structures
+from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.training_step import trace_micro_batch
-from whatfits.profiler.trace.verify import Comparison, compare_with_trace
+from whatfits.profiler.trace.verify import compare_with_trace
 
 COLUMNS = (
     "model",
     "L",
     "b",
     "s",
-    "ckpt",
     "class",
     "traced peak",
     "table peak",
@@ -30,65 +36,68 @@ MODELS = (
     ("galore-llama-13b", 0, 3, 1000), ("llama-3-8b", 0, 2, 8192), ("llama-3-8b", 21, 1, 1500),
     ("llama-3-70b", 0, 1, 2048), ("llama-3-70b", 0, 2, 129), ("llama-3.2-1b", 0, 4, 640),
 )  # fmt: skip
-ODD = {"L": 9, "b": 5, "s": 257, "h": 444, "i": 1003, "a": 12, "d": 104, "V": 3001}
+ODD = {"L": 9, "b": 5, "h": 444, "i": 1003, "a": 12, "d": 104, "V": 3001, "r": 8}
 
 
-def _points() -> Iterator[tuple[str, Dims, bool, bool]]:
-    """Name, dims, tied, checkpointed."""
+SECOND_STACK = {"torch": "2.13", "transformers": "4.57"}
+Tracer = Callable[[Dims, StepOptions], Trace]
+
+
+def _points() -> Iterator[tuple[str, Dims, StepOptions]]:
+    """Name, dims and options: the models as they are trained most, and each class at odd dims."""
     for name, depth, batch, seq_len in MODELS:
         model = find_model(name)
         dims = {**model.dims, "L": depth or model.num_layers, "b": batch, "s": seq_len}
-        for checkpointing in (False, True):
-            yield name, dims, model.tie_embeddings, checkpointing
+        for checkpointing in ("none", "full"):
+            yield name, dims, StepOptions(tie_embeddings=model.tie_embeddings, checkpointing=checkpointing)
     for structure in shipped_structures():
         kv_heads = {"one": 1, "grouped": 4, "full": ODD["a"]}[structure.key.kv_heads]
         changes = {"k": kv_heads, "b": 1 if structure.key.micro_batch == "one" else ODD["b"]}
-        yield (
-            "odd dims",
-            {**ODD, **changes},
-            structure.options.tie_embeddings,
-            structure.options.checkpointing == "full",
-        )
+        for seq_len in (257, 1008):
+            yield "odd dims", {**ODD, **changes, "s": seq_len}, structure.options
 
 
-def _compare(dims: Dims, *, tied: bool, checkpointing: bool) -> tuple[str, Comparison]:
-    key = next(
-        s.key
-        for s in shipped_structures()
-        if s.key.tied == tied
-        and (s.options.checkpointing == "full") == checkpointing
-        and s.key.micro_batch == ("one" if dims["b"] == 1 else "many")
-        and s.key.kv_heads == ("full" if dims["k"] == dims["a"] else "one" if dims["k"] == 1 else "grouped")
+def _compare_all(title: str, stack: dict[str, str], trace: Tracer) -> Section:
+    rows: list[tuple[object, ...]] = []
+    failures, seen, events = [], set(), 0
+    for name, dims, options in _points():
+        key = class_at(options, dims).key
+        program, table = load_program(key, stack), load_table(key, stack)
+        found = compare_with_trace(program, table, trace(dims, options), dims)
+        seen.add(replace(key, sequence="eights").slug)
+        events += found.num_events
+        difference = found.table_peak_bytes - found.traced_peak_bytes
+        rows.append(
+            (name, dims["L"], dims["b"], dims["s"], key.slug,
+             found.traced_peak_bytes, found.table_peak_bytes, difference, found.num_events, found.num_different_events)
+        )  # fmt: skip
+        if not found.exact:
+            failures.append(f"{name} {dims} {key.slug}")
+    classes = {structure.key.slug for structure in shipped_structures()}
+    failures += [f"no point in {slug}" for slug in sorted(classes - seen)]
+    versions = ", ".join(f"{name} {version}" for name, version in stack.items())
+    return Section(
+        title=title,
+        summary=f"{versions}: {len(rows)} unseen points in {len(seen)} of {len(classes)} classes, {events:,} events, "
+        f"{sum(bool(r[-1]) or bool(r[-3]) for r in rows)} points differ",
+        columns=COLUMNS,
+        rows=[row for row in rows if row[0] != "odd dims" or row[-1] or row[-3]],
+        failures=failures,
     )
-    trace = trace_micro_batch(
-        dims, StepOptions(tie_embeddings=tied, checkpointing="full" if checkpointing else "none")
-    )
-    return key.slug, compare_with_trace(load_program(key), load_table(key), trace, dims)
 
 
 def verify_points() -> Section:
     """Peak of the table and every event of the program against a trace."""
-    rows: list[tuple[object, ...]] = []
-    failures, seen, events = [], set(), 0
-    for name, dims, tied, checkpointing in _points():
-        slug, found = _compare(dims, tied=tied, checkpointing=checkpointing)
-        seen.add(slug)
-        events += found.num_events
-        difference = found.table_peak_bytes - found.traced_peak_bytes
-        short = slug.partition("mb_")[2]
-        rows.append(
-            (name, dims["L"], dims["b"], dims["s"], "full" if checkpointing else "none", f"mb_{short}",
-             found.traced_peak_bytes, found.table_peak_bytes, difference, found.num_events, found.num_different_events)
-        )  # fmt: skip
-        if not found.exact:
-            failures.append(f"{name} {dims} {slug}")
-    missing = {structure.key.slug for structure in shipped_structures()} - seen
-    failures += [f"no point in {slug}" for slug in sorted(missing)]
-    return Section(
-        title="Table and program equal direct traces",
-        summary=f"{len(rows)} unseen points in {len(seen)} of {len(list(shipped_structures()))} classes, {events:,} events, "
-        f"{sum(bool(r[-1]) or bool(r[-3]) for r in rows)} points differ",
-        columns=COLUMNS,
-        rows=rows,
-        failures=failures,
-    )
+    return _compare_all("Table and program equal direct traces", DEFAULT_STACK, trace_micro_batch)
+
+
+def verify_second_stack() -> Section:
+    """The same for the second stack, traced by the interpreter that WHATFITS_STACK_PYTHON names."""
+    title, python = "The same with transformers 4.57", os.environ.get("WHATFITS_STACK_PYTHON")
+    if python is None:
+        summary = "not run: WHATFITS_STACK_PYTHON names no interpreter"
+        return Section(title=title, summary=summary, columns=COLUMNS, rows=(), is_compared=False)
+    with TraceChild(python) as child:
+        if child.stack != SECOND_STACK:
+            raise ValueError(f"{python} has {child.stack}, not {SECOND_STACK}")
+        return _compare_all(title, SECOND_STACK, child.trace)

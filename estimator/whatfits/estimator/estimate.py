@@ -54,7 +54,11 @@ def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
     resolved = resolve_run(RunSpec.model_validate_json(run_json))
     run, training = resolved.run, resolved.run.training
     memory = step_memory(resolved)
-    device = Device(usable=usable_memory(resolved.gpu, run.hardware), num_gpus=run.hardware.num_gpus)
+    device = Device(
+        gpu=resolved.gpu,
+        usable=usable_memory(resolved.gpu, run.hardware),
+        num_gpus=run.hardware.num_gpus,
+    )
     memory_estimate = _memory(resolved, memory, device)
     probability = device.probability(memory_estimate)
     times = step_times(
@@ -84,7 +88,7 @@ def step_memory(resolved: ResolvedRun) -> StepMemory:
         UnsupportedError: there is no profile for the run, or its attention kernel does not run on the GPU.
     """
     run, model, training = resolved.run, resolved.model, resolved.run.training
-    table = table_of(profile_key(model, training), run.stack, training)
+    table = table_of(profile_key(model, training, resolved.gpu), run.stack, training)
     require_kernel(table.kernel, model, resolved.gpu)
     placement = placement_of(run.parallelism)
     tensors = rank_tensors(model, table, training, placement, run.parallelism.dp_shard_degree)

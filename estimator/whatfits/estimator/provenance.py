@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from whatfits.estimator.memory.classes import casts_when_gathered
 from whatfits.estimator.memory.compose import StepMemory
-from whatfits.estimator.memory.device import TOTAL_ESTIMATE_ERROR, context_bytes
+from whatfits.estimator.memory.device import CONTEXT_RECORDED_ON, TOTAL_ESTIMATE_ERROR, context_bytes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.specs import (
     Attention,
     Basis,
+    GpuSpec,
     KeepOutputs,
     Loss,
     Method,
@@ -21,9 +22,8 @@ from whatfits.estimator.units import format_bytes
 
 __all__ = ["loop_assumption", "provenance_of"]
 
-_DEVICE = (
-    f"CUDA context (about {format_bytes(context_bytes().median)}) and NCCL buffers are ranges of published figures until this machine is measured.",
-    "Step time is a model with published and fitted rates, not a measurement; its 90% interval is wide.",
+_STEP_TIME = (
+    "Step time is a model with published and fitted rates, not a measurement; its 90% interval is wide."
 )
 _FSDP = (
     "FSDP memory counts two gathered layers, the root's weights and one layer's gradients in two copies; the "
@@ -57,7 +57,8 @@ def loop_assumption(training: TrainingSpec) -> str:
 
 def provenance_of(run: RunSpec, memory: StepMemory, assumptions: tuple[str, ...]) -> Provenance:
     """Provenance of an answer that no measurement has entered."""
-    found = [*assumptions, loop_assumption(run.training), *_training(run.training, memory), *_DEVICE]
+    found = [*assumptions, loop_assumption(run.training), *_training(run.training, memory)]
+    found += [_device(memory.gpu), _STEP_TIME]
     if memory.tensors.placement is Placement.FSDP:
         found.append(_FSDP)
     if memory.gpu.total_bytes_is_estimate and run.hardware.memory_cap_bytes is None:
@@ -68,6 +69,16 @@ def provenance_of(run: RunSpec, memory: StepMemory, assumptions: tuple[str, ...]
         stack=dict(memory.table.stack),
         kernel=memory.table.kernel,
         assumptions=tuple(found),
+    )
+
+
+def _device(gpu: GpuSpec) -> str:
+    """Where what a process takes beside its tensors comes from."""
+    context = context_bytes(gpu)
+    source = "recorded on an H100" if gpu.compute_capability == CONTEXT_RECORDED_ON else "published figures"
+    return (
+        f"CUDA context: about {format_bytes(context.median)}, {format_bytes(context.low)} to {format_bytes(context.high)} "
+        f"({source}); NCCL buffers are a range of published figures."
     )
 
 

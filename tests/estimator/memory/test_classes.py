@@ -3,6 +3,7 @@
 import pytest
 
 from tests.factories import make_model, make_training
+from whatfits.estimator.catalog import find_gpu
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import choose_stack, profile_key
 from whatfits.estimator.profile import DEFAULT_STACK, ProfileKey
@@ -56,6 +57,26 @@ def test_attention_mask_dropout_and_loss_name_the_class() -> None:
         key_of(activation_checkpointing="selective", checkpointing_policy="every_2").checkpointing
         == "every_2"
     )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "training", "kernel"),
+    [
+        ("h100-80gb-sxm", {}, "cudnn"),
+        ("h100-80gb-sxm", {"attention": "sdpa", "precision": "fp16_mixed"}, "cudnn"),
+        ("h100-80gb-sxm", {"precision": "fp32"}, "flash"),
+        ("h100-80gb-sxm", {"attention": "eager"}, "flash"),
+        ("h100-80gb-sxm", {"attention": "flash_attention_2"}, "flash"),
+        ("a100-80gb-sxm", {}, "flash"),
+        ("rtx-5090", {}, "flash"),
+    ],
+)
+def test_the_gpu_names_the_kernel_that_is_tried_first(
+    gpu: str, training: dict[str, object], kernel: str
+) -> None:
+    model = make_model(num_hidden_layers=4)
+    assert profile_key(model, make_training(**training), find_gpu(gpu)).first_kernel == kernel
+    assert key_of(**training).first_kernel == "flash"
 
 
 def test_adapters_are_named_by_method_and_sorted_targets_whatever_their_rank() -> None:

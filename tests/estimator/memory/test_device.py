@@ -3,6 +3,7 @@
 import pytest
 
 from tests.factories import make_gpu
+from tests.golden.gpu_recordings import RECORDINGS
 from whatfits.estimator.catalog import find_gpu
 from whatfits.estimator.memory.device import (
     ALLOCATOR_OVERHEAD,
@@ -13,11 +14,28 @@ from whatfits.estimator.memory.device import (
     cublas_workspace_bytes,
     gpu_symbols,
 )
+from whatfits.profiler.measure.recordings import read_recording
 
 
 def test_intervals_are_in_order() -> None:
-    for interval in (ALLOCATOR_OVERHEAD, FSDP_OVERHEAD, REPLAY_ERROR, context_bytes(), communicator_bytes(8)):
+    contexts = (context_bytes(find_gpu(name)) for name in ("a100-80gb-sxm", "h100-80gb-sxm"))
+    for interval in (ALLOCATOR_OVERHEAD, FSDP_OVERHEAD, REPLAY_ERROR, *contexts, communicator_bytes(8)):
         assert interval.low <= interval.median <= interval.high
+
+
+def test_the_context_of_a_recorded_device_holds_every_recorded_run() -> None:
+    """Device memory beside reserved, of 99 runs one after the other in one process on an H100."""
+    used = [
+        case.device_used - phase["reserved"]
+        for case in read_recording(RECORDINGS / "speed.jsonl.gz")
+        for phase in case.phases
+        if phase["phase"] == "teardown"
+    ]
+    context = context_bytes(find_gpu("h100-80gb-sxm"))
+
+    assert len(used) > 90
+    assert context.low <= min(used) <= context.median <= max(used) <= context.high
+    assert context.median == pytest.approx(used[0], rel=0.02)
 
 
 def test_one_gpu_needs_no_communicator() -> None:

@@ -1,13 +1,16 @@
 """The memory part of an answer, from the table and from a replay."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tests.estimator.memory.steps import SMALL, make_step, peaks_of, sizes_of, timeline_of
-from tests.factories import make_model
+from tests.factories import make_gpu, make_model
 from whatfits.estimator.memory.device import (
     ALLOCATOR_OVERHEAD,
     FSDP_OVERHEAD,
+    LARGEST_BLOCK_OVERHEAD,
     communicator_bytes,
     context_bytes,
 )
@@ -23,7 +26,7 @@ from whatfits.estimator.specs import AllocatorMode, MemoryEstimate
 from whatfits.estimator.units import GIB
 
 STEP = make_step()
-ROOMY = Device(usable=Usable(80 * GIB, 0.0), num_gpus=1)
+ROOMY = Device(gpu=make_gpu(), usable=Usable(80 * GIB, 0.0), num_gpus=1)
 
 
 def replayed(device: Device = ROOMY, mode: AllocatorMode = AllocatorMode.CLASSIC) -> MemoryEstimate:
@@ -49,7 +52,7 @@ def test_a_roomy_device_needs_no_retries_and_a_hopeless_one_fits_nothing() -> No
     assert replayed().alloc_retries_expected is False
     assert ROOMY.probability(replayed()) > 0.999
 
-    tiny = Device(usable=Usable(GIB // 64, 0.0), num_gpus=1)
+    tiny = Device(gpu=make_gpu(), usable=Usable(GIB // 64, 0.0), num_gpus=1)
     assert tiny.probability(replayed(tiny)) < 0.001
 
 
@@ -63,8 +66,8 @@ def test_a_cap_between_what_is_required_and_what_would_be_reserved_makes_the_all
     assert reserved is not None
     assert required < reserved
 
-    cap = (required + reserved) // 2 + round(context_bytes().median)
-    device = Device(usable=Usable(cap, 0.0), num_gpus=1)
+    cap = (required + reserved) // 2 + round(context_bytes(make_gpu()).median)
+    device = Device(gpu=make_gpu(), usable=Usable(cap, 0.0), num_gpus=1)
     tight = memory_from_replay(timeline, peak, AllocatorMode.CLASSIC, device)
 
     assert tight.alloc_retries_expected is True
@@ -84,23 +87,45 @@ def test_answer_from_the_table_has_no_replay_fields_and_sums() -> None:
     assert memory.device_breakdown.total == memory.device_bytes.median
 
 
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 16])
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_the_interval_without_a_replay_holds_what_a_replay_needs(
+    micro_batch_size: int, checkpointing: str
+) -> None:
+    """Small models with logits of up to a third of their memory, which fragment most."""
+    shape: dict[str, Any] = {"micro_batch_size": micro_batch_size, "seq_len": 512}
+    step = make_step(
+        make_model(**{**SMALL, "vocab_size": 32000}),
+        micro_batch_size=micro_batch_size,
+        checkpointing=checkpointing,
+    )
+    peaks = peaks_of(step, **shape)
+    sizes = sizes_of(step, micro_batch_size, 512)
+
+    table = memory_from_table(step, sizes, peaks, 0, ROOMY)
+    exact = memory_from_replay(timeline_of(step, **shape), int(peaks.nbytes[0]), AllocatorMode.CLASSIC, ROOMY)
+
+    assert table.device_bytes.low <= exact.device_bytes.median <= table.device_bytes.high
+
+
 def test_sharded_answers_are_wider() -> None:
-    peaks = np.array([10e9])
+    peaks, largest = np.array([10e9]), np.array([1e9])
     ranges = {
-        placement: table_device_bytes(peaks, placement, ROOMY)
+        placement: table_device_bytes(peaks, largest, placement, ROOMY)
         for placement in (Placement.SINGLE, Placement.FSDP)
     }
     widths = {placement: float((high - low)[0]) for placement, (low, _, high) in ranges.items()}
 
     assert widths[Placement.FSDP] > widths[Placement.SINGLE]
-    expected = 10e9 * (1 + ALLOCATOR_OVERHEAD.median) + context_bytes().median
+    block = 1e9 * LARGEST_BLOCK_OVERHEAD.median
+    expected = 10e9 * (1 + ALLOCATOR_OVERHEAD.median) + block + context_bytes(make_gpu()).median
     assert float(ranges[Placement.SINGLE][1][0]) == pytest.approx(expected)
-    sharded = 10e9 * (1 + FSDP_OVERHEAD.median) + context_bytes().median
+    sharded = 10e9 * (1 + FSDP_OVERHEAD.median) + block + context_bytes(make_gpu()).median
     assert float(ranges[Placement.FSDP][1][0]) == pytest.approx(sharded)
 
 
 def test_more_gpus_bring_communicators() -> None:
-    alone, together = (Device(usable=Usable(80 * GIB, 0.0), num_gpus=n) for n in (1, 8))
+    alone, together = (Device(gpu=make_gpu(), usable=Usable(80 * GIB, 0.0), num_gpus=n) for n in (1, 8))
     memory = [replayed(device) for device in (alone, together)]
 
     difference = memory[1].device_bytes.median - memory[0].device_bytes.median

@@ -47,7 +47,9 @@ def test_verdicts_change_at_their_limits(p: float, verdict: Verdict) -> None:
 
 
 def test_deviations_add_in_squares_on_each_side() -> None:
-    low, median, high = combine(np.array([100.0]), Interval(-0.03, 0.0, 0.06), Interval(6.0, 10.0, 18.0))
+    low, median, high = combine(
+        np.array([100.0]), [np.array([x]) for x in (-3.0, 0.0, 6.0)], Interval(6.0, 10.0, 18.0)
+    )
 
     assert [float(x[0]) for x in (low, median, high)] == pytest.approx([105.0, 110.0, 120.0])
 

@@ -29,9 +29,13 @@ KERNELS_WITH_SCRATCH = {
     "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
     "aten::add",
     "aten::mul",
+    "aten::mm",
+    "aten::bmm",
+    "aten::addmm",
 }
 """CPU kernels that allocate and free inside one op, below what any dispatch mode can see. Arithmetic on two dtypes first
-casts the narrower operand on a CPU; a CUDA kernel casts as it loads."""
+casts the narrower operand on a CPU; a CUDA kernel casts as it loads. oneDNN reorders bf16 matrices on processors that have
+bf16 instructions but no matrix units."""
 RNG_STATE_BYTES = torch.get_rng_state().nbytes
 """Checkpointing keeps the generator's state, on the host on every device."""
 

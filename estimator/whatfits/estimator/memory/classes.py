@@ -12,6 +12,7 @@ from whatfits.estimator.specs import (
     Attention,
     Dtype,
     Framework,
+    GpuSpec,
     KeepOutputs,
     Method,
     ModelSpec,
@@ -32,6 +33,8 @@ __all__ = [
 
 MIN_LAYERS = 4
 """The shipped tables start one layer above the shallowest trace they were compiled from."""
+_CUDNN_FIRST = ("9.0", "10.0", "10.3")
+"""Compute capabilities on which SDPA asks cuDNN first."""
 
 
 def casts_when_gathered(training: TrainingSpec) -> bool:
@@ -44,8 +47,8 @@ def casts_when_gathered(training: TrainingSpec) -> bool:
     return training.framework is Framework.FSDP2 and mixed
 
 
-def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
-    """Structure class of a model and how it is trained.
+def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = None) -> ProfileKey:
+    """Structure class of a model, how it is trained, and on which GPU; without one, on most.
 
     Raises:
         UnsupportedError: the model has fewer layers than the shipped tables cover.
@@ -68,7 +71,23 @@ def profile_key(model: ModelSpec, training: TrainingSpec) -> ProfileKey:
         dropout=training.dropout > 0,
         adapter=_adapter(training.method, training.adapter),
         sequence="other" if training.seq_len % 8 else "eights",
+        first_kernel=_first_kernel(training, gpu),
     )
+
+
+def _first_kernel(training: TrainingSpec, gpu: GpuSpec | None) -> str:
+    """The kernel of 16-bit formats that SDPA tries first: cuDNN's on Hopper and data-center Blackwell, else flash.
+
+    Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_prefer_cudnn_attention. Recorded on an H100 with
+    torch 2.11 (benchmarks/gpu_recordings): what is chosen there is cuDNN, allocation for allocation. Assumes: cuDNN after
+    9.15.0, as wheels of torch for CUDA 13 have.
+    """
+    chooses = (
+        training.attention in (Attention.AUTO, Attention.SDPA)
+        and _module_precision(training) != Precision.FP32
+    )
+    prefers = gpu is not None and gpu.compute_capability in _CUDNN_FIRST
+    return "cudnn" if chooses and prefers else "flash"
 
 
 def _module_precision(training: TrainingSpec) -> str:

@@ -10,6 +10,7 @@ from whatfits.estimator.memory.compose import StepMemory, StepPeaks
 from whatfits.estimator.memory.device import (
     ALLOCATOR_OVERHEAD,
     FSDP_OVERHEAD,
+    LARGEST_BLOCK_OVERHEAD,
     REPLAY_ERROR,
     Interval,
     communicator_bytes,
@@ -24,6 +25,7 @@ from whatfits.estimator.specs import (
     AllocatorMode,
     DeviceBreakdown,
     DeviceBytes,
+    GpuSpec,
     MemoryBreakdown,
     MemoryEstimate,
     PeakPhase,
@@ -36,13 +38,14 @@ __all__ = ["Device", "memory_from_replay", "memory_from_table", "table_device_by
 class Device:
     """What surrounds the allocator's blocks on one device."""
 
+    gpu: GpuSpec
     usable: Usable
     num_gpus: int
 
     @property
     def context(self) -> Interval:
         """CUDA context."""
-        return context_bytes()
+        return context_bytes(self.gpu)
 
     @property
     def communicators(self) -> Interval:
@@ -56,11 +59,24 @@ class Device:
 
 
 def table_device_bytes(
-    peaks: NDArray[np.float64], placement: Placement, device: Device
+    peaks: NDArray[np.float64], largest_blocks: NDArray[np.float64], placement: Placement, device: Device
 ) -> tuple[NDArray[np.float64], ...]:
-    """Low, median and high device bytes of allocated peaks known from the table only."""
+    """Low, median and high device bytes of allocated peaks known from the table only.
+
+    overhead = x allocated + y largest block, with x and y each at its low, median or high together.
+    `largest_blocks`: bytes of the largest block each configuration's micro-batch allocates.
+    """
     overhead = FSDP_OVERHEAD if placement is Placement.FSDP else ALLOCATOR_OVERHEAD
-    return combine(peaks, overhead, device.context, device.communicators)
+    block = LARGEST_BLOCK_OVERHEAD
+    slack = [
+        x * peaks + y * largest_blocks
+        for x, y in (
+            (overhead.low, block.low),
+            (overhead.median, block.median),
+            (overhead.high, block.high),
+        )
+    ]
+    return combine(peaks, slack, device.context, device.communicators)
 
 
 def memory_from_table(
@@ -68,7 +84,8 @@ def memory_from_table(
 ) -> MemoryEstimate:
     """Memory of one configuration of `sizes` without a replay; replay-only fields are null."""
     peak, row = int(peaks.nbytes[index]), int(peaks.row[index])
-    bounds = table_device_bytes(peaks.nbytes[index : index + 1], memory.tensors.placement, device)
+    one = slice(index, index + 1)
+    bounds = table_device_bytes(peaks.nbytes[one], sizes[one].max(axis=1), memory.tensors.placement, device)
     later = bool(peaks.later_micro_batch[index])
     return _assemble(
         requested=peak,
@@ -95,9 +112,10 @@ def memory_from_replay(
     unlimited = replay(timeline.events, mode=mode)
     replayed = _fit_into(timeline, mode, device, unlimited)
     allocated = unlimited.peak_allocated_bytes
-    slack = Interval(*(allocated * x for x in (REPLAY_ERROR.low, REPLAY_ERROR.median, REPLAY_ERROR.high)))
     fixed = np.array([float(replayed.required_reserved)])
-    bounds = combine(fixed, Interval(0.0, 0.0, 0.0), slack, device.context, device.communicators)
+    error = REPLAY_ERROR
+    slack = [np.array([allocated * x]) for x in (error.low, error.median, error.high)]
+    bounds = combine(fixed, slack, device.context, device.communicators)
     peak_event = unlimited.peak_event
     assert peak_event is not None, "a run allocates"
     return _assemble(

@@ -1,5 +1,6 @@
 """From device bytes with an interval to a verdict: the probability that usable memory suffices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import erf, sqrt
 
@@ -34,19 +35,16 @@ def usable_memory(gpu: GpuSpec, hardware: HardwareSpec) -> Usable:
 
 
 def combine(
-    fixed: NDArray[np.float64], relative: Interval, *constants: Interval
+    fixed: NDArray[np.float64], slack: Sequence[NDArray[np.float64]], *constants: Interval
 ) -> tuple[NDArray[np.float64], ...]:
-    """Low, median and high of fixed x (1 + relative) + the sum of the constants.
+    """Low, median and high of fixed + slack + the sum of the constants; `slack` is low, median and high in bytes.
 
     Deviations from the medians are taken as independent: they add in squares, on each side by itself.
     """
-    median = fixed * (1 + relative.median) + sum(c.median for c in constants)
-    down = np.sqrt(
-        (fixed * (relative.median - relative.low)) ** 2 + sum((c.median - c.low) ** 2 for c in constants)
-    )
-    up = np.sqrt(
-        (fixed * (relative.high - relative.median)) ** 2 + sum((c.high - c.median) ** 2 for c in constants)
-    )
+    least, middle, most = slack
+    median = fixed + middle + sum(c.median for c in constants)
+    down = np.sqrt((middle - least) ** 2 + sum((c.median - c.low) ** 2 for c in constants))
+    up = np.sqrt((most - middle) ** 2 + sum((c.high - c.median) ** 2 for c in constants))
     return median - down, median, median + up
 
 

@@ -17,7 +17,7 @@ class ExpandedEvents:
 
     kind: `Token`; block: the allocation's number (an ALLOC's own, a FREE's or GRADIENT_READY's target, else -1);
     size_index: the size expression of the block; label: label of an ALLOC, parameter template of GRADIENT_READY;
-    layer: body repetition or -1; part_ends: index where each part ends.
+    layer: body repetition or -1; part_ends: index where forward, backward and end end.
     """
 
     kind: IntArray
@@ -82,7 +82,7 @@ def expand_structure(program: EventProgram, num_layers: int) -> ExpandedEvents:
         block=block,
         size_index=size_index,
         label=label,
-        part_ends=tuple(int(x) for x in starts[1:]),
+        part_ends=tuple(int(x) for x in starts[2:]),
     )
 
 

@@ -11,7 +11,7 @@ kernels allocate for themselves, which may be piecewise and may be 0.
 | d_wide | d where it is above 128, else 0 |
 | splits | pieces the flash kernel splits the keys into, 0 where it does not |
 | efficient16, efficient32 | workspace of the efficient kernel's backward, by bits of an element |
-| cudnn | workspace of cuDNN attention's backward |
+| cudnn, cudnn_full | workspace of cuDNN attention's backward, with k heads of keys or as many as of queries |
 | scan_s | scratch of a cumulative sum over one sequence |
 | sort, sorted | 1 and T = b s where the embedding's backward sorts its ids, else 0 |
 | segments, pieces | distinct ids and pieces of at most 10 equal ids it allows for, 0 where it does not sort |
@@ -193,6 +193,7 @@ _DERIVED: dict[str, Callable[[_Derived], Any]] = {
     "efficient16": _efficient(2),
     "efficient32": _efficient(4),
     "cudnn": lambda x: cudnn_backward_scratch(x.get("b", 1), x["a"], x["k"], x["s"], x["d"]),
+    "cudnn_full": lambda x: cudnn_backward_scratch(x.get("b", 1), x["a"], x["a"], x["s"], x["d"]),
     "scan_s": lambda x: scan_scratch(x["s"], 8),
     "sort": lambda x: np.where(np.asarray(_tokens(x)) > UNSORTED_IDS, 1, 0),
     "sorted": lambda x: _tokens(x) * x["sort"],

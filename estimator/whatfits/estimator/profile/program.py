@@ -1,6 +1,6 @@
 """The event program: a trace of any depth written once.
 
-Each part of a step (forward, backward, end) is `prefix, body x K, suffix` with K = (L - base_layers) / period: a body is
+Each part of a step is `prefix, body x K, suffix` with K = (L - base_layers) / period: a body is
 `period` layers, one unless their pattern is longer. A token is an
 allocation (size expression, label), a free (reference to its allocation) or a mark (layer enter or exit, gradient
 ready). A free names its allocation by part and position, affine in the number of body repetitions K and the
@@ -27,11 +27,13 @@ __all__ = [
     "Token",
 ]
 
-PARTS = ("forward", "backward", "end")
+PARTS = ("forward", "forward_frees", "backward", "end")
+"""A step's forward, backward and end; the frees with which forward ends are a part of their own, since those of the
+weights that autocast kept repeat for each layer, after the head and the loss."""
 
 IntArray = NDArray[np.int64]
 _FUSED_KERNELS = ("flash", "efficient", "cudnn")
-FORMAT = 2
+FORMAT = 3
 """Version of the stored form of programs and tables."""
 
 

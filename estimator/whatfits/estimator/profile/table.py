@@ -61,22 +61,14 @@ class CountTable(ProfileHead):
         return result
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for storage; counts sparse as (row, kind, size, base, slope)."""
-        entries = np.argwhere((self.base != 0) | (self.slope != 0))
-        index = tuple(entries.T)
-        step = np.argwhere((self.step_base != 0) | (self.step_slope != 0))
-        step_index = tuple(step.T)
+        """Plain data for storage; counts sparse as (row, kind, size, base, slope), each row less the one before."""
         return {
             **self.head_to_json(),
             "first_layers": self.first_layers,
             "row_label": self.row_label.tolist(),
             "row_parameter": self.row_parameter.tolist(),
-            "counts": [*entries.T.tolist(), self.base[index].tolist(), self.slope[index].tolist()],
-            "step": [
-                *step.T.tolist(),
-                self.step_base[step_index].tolist(),
-                self.step_slope[step_index].tolist(),
-            ],
+            "counts": _sparse(_changes(self.base), _changes(self.slope)),
+            "step": _sparse(self.step_base, self.step_slope),
         }
 
     @classmethod
@@ -93,8 +85,8 @@ class CountTable(ProfileHead):
         return cls(
             **head,
             first_layers=data["first_layers"],
-            base=base,
-            slope=slope,
+            base=base.cumsum(axis=0),
+            slope=slope.cumsum(axis=0),
             row_label=np.array(data["row_label"], dtype=np.int64),
             row_parameter=np.array(data["row_parameter"], dtype=np.int64),
             step_base=step_base,
@@ -108,7 +100,20 @@ def _counts(table: CountTable, periods: int) -> IntArray:
     return result
 
 
+def _changes(rows: IntArray) -> IntArray:
+    """Each row less the one before: most of what is live stays so."""
+    result: IntArray = np.diff(rows, axis=0, prepend=0)
+    return result
+
+
+def _sparse(base: IntArray, slope: IntArray) -> list[list[int]]:
+    """Columns of the places where either is not zero, and both values there."""
+    index = np.nonzero((base != 0) | (slope != 0))
+    return [*(places.tolist() for places in index), base[index].tolist(), slope[index].tolist()]
+
+
 def _dense(columns: list[list[int]], shape: tuple[int, ...]) -> tuple[IntArray, IntArray]:
+    """Inverse of `_sparse`."""
     *index, base_values, slope_values = (np.array(c, dtype=np.int64) for c in columns)
     base, slope = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     base[tuple(index)] = base_values

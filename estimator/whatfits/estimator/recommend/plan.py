@@ -5,7 +5,7 @@ import time
 from whatfits.estimator.catalog import ResolvedPlanRequest, resolve_plan_request
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import choose_stack
-from whatfits.estimator.memory.device import ALLOCATOR_OVERHEAD, FSDP_OVERHEAD
+from whatfits.estimator.memory.device import ALLOCATOR_OVERHEAD, FSDP_OVERHEAD, LARGEST_BLOCK_OVERHEAD
 from whatfits.estimator.memory.estimate import Device, memory_from_table
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.profile import MissingProfileError
@@ -30,7 +30,8 @@ __all__ = ["plan_runs"]
 _TABLE_ONLY = (
     "Candidates come from the count table; the allocator's overhead is taken as "
     f"{100 * ALLOCATOR_OVERHEAD.low:.0f} to {100 * ALLOCATOR_OVERHEAD.high:.0f}% of allocated "
-    f"({100 * FSDP_OVERHEAD.low:.0f} to {100 * FSDP_OVERHEAD.high:.0f}% under FSDP). `estimate` replays one of them and narrows that."
+    f"({100 * FSDP_OVERHEAD.low:.0f} to {100 * FSDP_OVERHEAD.high:.0f}% under FSDP), and {LARGEST_BLOCK_OVERHEAD.low:.1f} to "
+    f"{LARGEST_BLOCK_OVERHEAD.high:.1f} times the largest block. `estimate` replays one of them and narrows that."
 )
 
 
@@ -54,7 +55,9 @@ def plan_runs(request: PlanRequest) -> Plan:
         raise UnsupportedError("optimizers", names, "one GPU, or other optimizers", reason=reason)
     require_supported(run_of(resolved, stack, options[0], points[0]), resolved.model, resolved.gpu)
     device = Device(
-        usable=usable_memory(resolved.gpu, resolved.hardware), num_gpus=resolved.hardware.num_gpus
+        gpu=resolved.gpu,
+        usable=usable_memory(resolved.gpu, resolved.hardware),
+        num_gpus=resolved.hardware.num_gpus,
     )
     try:
         result = search(resolved, stack, options, points, device)

@@ -36,6 +36,7 @@ class Grid:
     table: CountTable
     points: NDArray[np.int64]
     sizes: FloatArray
+    largest_blocks: FloatArray
     accumulated: NDArray[np.bool_]
 
 
@@ -123,10 +124,11 @@ class _Workshop:
             m.peaks(g.sizes, accumulated=g.accumulated, key=j)
             for j, (m, g) in enumerate(zip(memories, grids, strict=True))
         )
-        nbytes = np.empty(len(self.points))
+        nbytes, largest = np.empty(len(self.points)), np.empty(len(self.points))
         for grid, peak in zip(grids, peaks, strict=True):
             nbytes[grid.points] = peak.nbytes
-        low, median, high = table_device_bytes(nbytes, choice.placement, self.device)
+            largest[grid.points] = grid.largest_blocks
+        low, median, high = table_device_bytes(nbytes, largest, choice.placement, self.device)
         usable = self.device.usable
         bounds = zip(low.tolist(), median.tolist(), high.tolist(), strict=True)
         probability = np.array([fit_probability(x, y, z, usable) for x, y, z in bounds])
@@ -187,16 +189,18 @@ def _grids(
     grids = []
     for members in groups.values():
         training = choice.training(request.seq_len, points[members[0]])
-        table = load_table(profile_key(request.model, training), stack)
+        table = load_table(profile_key(request.model, training, request.gpu), stack)
         require_kernel(table.kernel, request.model, request.gpu)
         batch = np.array([points[j].micro_batch_size for j in members], dtype=np.int64)
         rank = {"r": training.adapter.rank} if training.adapter else {}
         symbols = {**request.model.dims, **rank, **gpu_symbols(request.gpu), "b": batch, "s": request.seq_len}
+        sizes = rounded_sizes(table, symbols)
         grids.append(
             Grid(
                 table=table,
                 points=np.array(members, dtype=np.int64),
-                sizes=rounded_sizes(table, symbols),
+                sizes=sizes,
+                largest_blocks=sizes.max(axis=1),
                 accumulated=np.array([points[j].grad_accum_steps > 1 for j in members]),
             )
         )

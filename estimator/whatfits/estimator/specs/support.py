@@ -100,7 +100,7 @@ def require_kernel(kernel: str, model: ModelSpec, gpu: GpuSpec) -> None:
         )
         accepted = "attention eager, or a GPU of compute capability 8.0 or above"
         raise UnsupportedError("hardware.gpu", gpu.id, accepted, reason=reason)
-    largest = _LARGEST_FLASH_HEAD_DIM if kernel == "flash" else model.head_dim
+    largest = _LARGEST_FLASH_HEAD_DIM if kernel in ("flash", "cudnn") else model.head_dim
     if kernel in ("flash", "efficient", "cudnn") and (model.head_dim % 8 or model.head_dim > largest):
         reason = f"head_dim {model.head_dim} does not run on the {kernel} kernel as it is"
         accepted = f"a multiple of 8 up to {_LARGEST_FLASH_HEAD_DIM}, or attention eager"

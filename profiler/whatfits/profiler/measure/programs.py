@@ -1,7 +1,7 @@
 """Event programs made with the libraries of this machine, and how they differ from the shipped ones."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from whatfits.estimator.profile import (
     load_program,
 )
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
-from whatfits.profiler.trace.classes import shipped_structures
+from whatfits.profiler.trace.classes import shipped_structures, with_sequence
 from whatfits.profiler.trace.compile import StructureError, compile_program
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.events import Trace
@@ -36,7 +36,8 @@ class LocalProgram:
 
 def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
     """Compile a class with the libraries of this machine, or trace one point of it if it does not compile."""
-    structure = next(s for s in shipped_structures() if s.key == key)
+    eights = replace(key, sequence="eights")
+    structure = with_sequence(next(s for s in shipped_structures() if s.key == eights), key.sequence)
     trace = partial(trace_micro_batch, options=structure.options)
     try:
         program = compile_program(key, structure.points, structure.symbols, running_stack(), trace)

@@ -26,6 +26,8 @@ class RecordedCase:
     times: list[dict[str, float]]
     trace: AllocatorTrace | None
     allocated_before: int
+    device_used: int
+    """Bytes of the device not free at the case's end, of all processes on it."""
     error: str | None
 
     def peak(self, counter: str) -> int:
@@ -50,5 +52,6 @@ def _case(line: dict[str, Any]) -> RecordedCase:
         times=line.get("times", []),
         trace=None if trace is None else AllocatorTrace(**trace),
         allocated_before=line["allocated_before"],
+        device_used=line.get("device_used", 0),
         error=line.get("error"),
     )

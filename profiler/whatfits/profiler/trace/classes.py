@@ -35,8 +35,14 @@ _POINTS: tuple[tuple[int, int, int, int, int, int, int, int, int, int], ...] = (
 )
 _HELD_OUT = ((7, 3, 640, 637, 2048), (9, 4, 776, 777, 1376))
 """Depth, batch, sequence (as above) and intermediate size of the points each fresh profile must reproduce."""
-_PRECISIONS = ("bf16",)
-_ATTENTIONS = ("sdpa",)
+FLASH_FIRST = ("flash", "efficient", "math")
+"""The order in which SDPA tries its kernels on most devices."""
+CUDNN_FIRST = ("cudnn", *FLASH_FIRST)
+"""The order on Hopper and data-center Blackwell."""
+_PRECISIONS = {
+    "LlamaForCausalLM": ("bf16", "fp32", "bf16_mixed", "fp16_mixed"),
+    "Qwen2ForCausalLM": ("bf16", "bf16_mixed"),
+}
 _CHECKPOINTINGS = ("none", "full")
 _MICRO_BATCHES = ("one", "many")
 _KV_HEADS = ("one", "grouped", "full")
@@ -76,6 +82,7 @@ def structure_class(
         dropout=options.dropout > 0,
         adapter=_name_adapter(options.adapter),
         sequence=sequence,
+        first_kernel=_first_kernel(options),
     )
     dropped = {"b"} if micro_batch == "one" else set()
     if kv_heads != "grouped":
@@ -112,13 +119,29 @@ def with_sequence(structure: StructureClass, sequence: str) -> StructureClass:
 
 def shipped_structures() -> Iterator[StructureClass]:
     """All classes that ship for each stack."""
-    for precision, attention, micro_batch, kv_heads, tied, checkpointing in product(
-        _PRECISIONS, _ATTENTIONS, _MICRO_BATCHES, _KV_HEADS, (False, True), _CHECKPOINTINGS
+    for (architecture, precision, attention, kernels), micro_batch, kv_heads, tied, checkpointing in product(
+        _computations(), _MICRO_BATCHES, _KV_HEADS, (False, True), _CHECKPOINTINGS
     ):
         options = StepOptions(
-            precision=precision, attention=attention, tie_embeddings=tied, checkpointing=checkpointing
+            architecture=architecture,
+            precision=precision,
+            attention=attention,
+            kernels=kernels,
+            tie_embeddings=tied,
+            checkpointing=checkpointing,
         )
         yield structure_class(options, micro_batch=micro_batch, kv_heads=kv_heads)
+
+
+def _computations() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Architecture, precision, attention and kernels; cuDNN takes no fp32, and what is not SDPA has no kernels."""
+    for architecture, precisions in _PRECISIONS.items():
+        for precision in precisions:
+            yield architecture, precision, "sdpa", FLASH_FIRST
+            if precision != "fp32":
+                yield architecture, precision, "sdpa", CUDNN_FIRST
+    for precision in _PRECISIONS["LlamaForCausalLM"]:
+        yield "LlamaForCausalLM", precision, "eager", FLASH_FIRST
 
 
 def held_out_points(structure: StructureClass) -> list[Dims]:
@@ -140,6 +163,12 @@ def held_out_points(structure: StructureClass) -> list[Dims]:
         }
         for L, b, eights, other, i in _HELD_OUT
     ]
+
+
+def _first_kernel(options: StepOptions) -> str:
+    """What SDPA tries first: cuDNN only where asked first, and not in fp32, which it does not take."""
+    asks = options.attention == "sdpa" and options.kernels[:1] == CUDNN_FIRST[:1]
+    return "cudnn" if asks and options.precision != "fp32" else "flash"
 
 
 def _name_adapter(adapter: AdapterOptions | None) -> str:

@@ -27,6 +27,7 @@ from whatfits.estimator.profile.program import (
     Token,
 )
 from whatfits.profiler.trace.events import Alloc, Free, Trace
+from whatfits.profiler.trace.events import Token as TraceToken
 from whatfits.profiler.trace.options import Dims, checkpointing_period
 from whatfits.profiler.trace.sizes import SizeFitter
 
@@ -73,9 +74,9 @@ def flatten(trace: Trace) -> Flat:
     """Token lists with layer numbers removed and references as (part, position)."""
     where: dict[int, tuple[str, int]] = {}
     flat: Flat = {}
-    for part in PARTS:
+    for part, tokens in _split(trace).items():
         flat[part] = []
-        for position, token in enumerate(trace.parts[part]):
+        for position, token in enumerate(tokens):
             if isinstance(token, Alloc):
                 where[token.block] = (part, position)
                 label = Label(token.op, _LAYER.sub("*", token.module), token.phase, token.category)
@@ -86,6 +87,13 @@ def flatten(trace: Trace) -> Flat:
                 ref = where[token.block] if token.block >= 0 else None
                 flat[part].append(FlatToken(_MARKS[token.kind], _LAYER.sub("*", token.name), 0, ref))
     return flat
+
+
+def _split(trace: Trace) -> dict[str, list[TraceToken]]:
+    """The trace's parts as a program has them: the frees that end forward by themselves."""
+    forward = trace.parts["forward"]
+    end = next((j for j in range(len(forward), 0, -1) if not isinstance(forward[j - 1], Free)), 0)
+    return {**trace.parts, "forward": forward[:end], "forward_frees": forward[end:]}
 
 
 @dataclass(frozen=True, slots=True)

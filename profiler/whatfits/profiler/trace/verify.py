@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from whatfits.estimator.profile import CountTable, EventProgram, Token, expand, with_derived_symbols
-from whatfits.estimator.profile.program import PARTS
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Trace
 from whatfits.profiler.trace.options import Dims
 
@@ -46,7 +45,7 @@ def compare_with_trace(program: EventProgram, table: CountTable, trace: Trace, d
     """Expand the program, evaluate the table and compare both with a trace at the same dims."""
     events, nbytes = expand(program, dims)
     empty = {t.block for p in trace.parts.values() for t in p if isinstance(t, Alloc) and not t.nbytes}
-    tokens = [t for part in PARTS for t in trace.parts[part] if isinstance(t, Mark) or t.block not in empty]
+    tokens = [t for part in trace.parts.values() for t in part if isinstance(t, Mark) or t.block not in empty]
     number: dict[int, int] = {}
     different = abs(len(tokens) - len(events.kind))
     for j, token in enumerate(tokens[: len(events.kind)]):

@@ -18,6 +18,7 @@ _ACCEPTED = {
     "--attention": ("sdpa", "eager"),
     "--checkpointing": ("none", "full", "ops", "every_2", "every_3", "every_4"),
     "--mask": ("none", "ones", "padded", "packed"),
+    "--first-kernel": ("flash", "cudnn"),
     "--loss": ("standard", "chunked", "fused_linear"),
     "--adapter": ("none", "lora", "dora", "qlora"),
 }
@@ -54,6 +55,9 @@ def trace(
     mask: Annotated[
         str, typer.Option(metavar="NAME", help="Attention mask of the batch: none, ones, padded or packed.")
     ] = "none",
+    first_kernel: Annotated[
+        str, typer.Option(metavar="NAME", help="What SDPA tries first: flash, or cudnn as on H100 and B200.")
+    ] = "flash",
     loss: Annotated[
         str, typer.Option(metavar="NAME", help="standard, chunked or fused_linear.")
     ] = "standard",
@@ -73,12 +77,13 @@ def trace(
     The profile is of the model's structure class: it answers every depth, width, batch and sequence. It is kept in
     $WHATFITS_PROFILES, or where the platform keeps a user's data. No GPU and no weights are needed.
     """
+    from whatfits.profiler.trace.classes import CUDNN_FIRST, FLASH_FIRST
     from whatfits.profiler.trace.options import StepOptions
     from whatfits.service.cli.output import print_json, warn
 
     names = {
         "--precision": precision, "--attention": attention, "--checkpointing": checkpointing,
-        "--mask": mask, "--loss": loss,
+        "--mask": mask, "--loss": loss, "--first-kernel": first_kernel,
     }  # fmt: skip
     for flag, value in names.items():
         _require_accepted(flag, value)
@@ -88,6 +93,7 @@ def trace(
         tie_embeddings=spec.tie_embeddings,
         precision=precision,
         attention=attention,
+        kernels=CUDNN_FIRST if first_kernel == "cudnn" else FLASH_FIRST,
         checkpointing=checkpointing,
         mask=mask,
         loss=loss,
