@@ -1,7 +1,7 @@
 """What the product says to one row: with a profile it has, or with a trace of the row's own library stack.
 
-A shipped profile answers where one fits the row's transformers. Where an interpreter with the row's libraries is at
-hand, the same estimate is made from a direct trace in it; everything after the trace is the product's.
+A shipped profile answers where one is of the row's transformers. Elsewhere, where an interpreter with the row's libraries is
+at hand, the same estimate is made from a direct trace in it; everything after the trace is the product's.
 """
 
 import time
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
-from whatfits.estimator.memory.classes import profile_key, rank_tensors
+from whatfits.estimator.errors import UnsupportedError
+from whatfits.estimator.memory.classes import first_kernel, profile_key, rank_tensors
 from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay
 from whatfits.estimator.memory.keep_outputs import keep_outputs
@@ -25,7 +26,7 @@ from whatfits.estimator.memory.replay import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.profile import EventProgram, build_table, load_program
-from whatfits.estimator.profile.store import DEFAULT_STACK, find_stack
+from whatfits.estimator.profile.store import DEFAULT_STACK, find_stack, shipped_stacks
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
     Method,
@@ -122,8 +123,7 @@ def prepare(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpr
     started = time.perf_counter()
     resolved = resolve_run(RunSpec.model_validate(run))
     require_supported(resolved.run, resolved.model, resolved.gpu)
-    child = interpreters.find(stack)
-    program = _shipped(resolved, stack) if child is None else _traced(resolved, child)
+    program, how = _program(resolved, stack, interpreters.find(stack))
     program = keep_outputs(program, resolved.run.training.loop.keep_outputs)
     memory, timeline, requested = _compose(resolved, program)
     return Prepared(
@@ -132,7 +132,7 @@ def prepare(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpr
         memory=memory,
         timeline=timeline,
         requested=requested,
-        how="shipped profile" if child is None else "direct trace",
+        how=how,
         seconds=time.perf_counter() - started,
     )
 
@@ -168,6 +168,20 @@ def _minor(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
+def _program(
+    resolved: ResolvedRun, stack: Mapping[str, str], child: TraceChild | None
+) -> tuple[EventProgram, str]:
+    """The shipped profile where one is of the row's transformers, else a trace where its libraries are at hand."""
+    is_shipped = any(_minor(stack["transformers"]) == known["transformers"] for known in shipped_stacks())
+    if child is None or is_shipped:
+        try:
+            return _shipped(resolved, stack), "shipped profile"
+        except UnsupportedError:
+            if child is None:
+                raise
+    return _traced(resolved, child), "direct trace"
+
+
 def _shipped(resolved: ResolvedRun, stack: Mapping[str, str]) -> EventProgram:
     """The product's profile of the row's transformers; of the default stack where that version has none.
 
@@ -190,9 +204,8 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
             quantized=training.method is Method.QLORA,
         )
     precision = Precision.BF16 if training.precision is Precision.BF16_MASTER else training.precision
-    wanted = profile_key(resolved.model, training, resolved.gpu)
     options = StepOptions(
-        kernels=CUDNN_FIRST if wanted.first_kernel == "cudnn" else FLASH_FIRST,
+        kernels=CUDNN_FIRST if first_kernel(training, resolved.gpu) == "cudnn" else FLASH_FIRST,
         architecture=resolved.model.architecture,
         tie_embeddings=resolved.model.tie_embeddings,
         precision=str(precision),

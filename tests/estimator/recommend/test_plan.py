@@ -87,3 +87,13 @@ def test_the_change_named_for_ddp_really_fits() -> None:
         c.spec.training.optimizer.name is OptimizerName.APOLLO and c.spec.parallelism.gradient_as_bucket_view
         for c in answer.candidates
     )
+
+
+def test_what_speed_does_not_show_is_said_of_methods_that_train_a_part_or_lack_a_second_moment() -> None:
+    answer = plan("llama-1b", "rtx-4090", limit=200)
+    cautioned = {
+        c.spec.training.optimizer.name
+        for c in answer.candidates
+        if any("one layer at a time" in r or "second moment" in r for r in c.reasons)
+    }
+    assert cautioned == {OptimizerName.BADAM, OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO}

@@ -25,6 +25,7 @@ __all__ = [
     "MIN_LAYERS",
     "casts_when_gathered",
     "choose_stack",
+    "first_kernel",
     "profile_key",
     "program_of",
     "rank_tensors",
@@ -71,11 +72,11 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
         dropout=training.dropout > 0,
         adapter=_adapter(training.method, training.adapter),
         sequence="other" if training.seq_len % 8 else "eights",
-        first_kernel=_first_kernel(training, gpu),
+        first_kernel=first_kernel(training, gpu),
     )
 
 
-def _first_kernel(training: TrainingSpec, gpu: GpuSpec | None) -> str:
+def first_kernel(training: TrainingSpec, gpu: GpuSpec | None) -> str:
     """The kernel of 16-bit formats that SDPA tries first: cuDNN's on Hopper and data-center Blackwell, else flash.
 
     Source: aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_prefer_cudnn_attention. Recorded on an H100 with

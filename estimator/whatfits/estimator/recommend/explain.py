@@ -43,6 +43,17 @@ _ON_ONE_GPU = {
 """Optimizers that run on one GPU alone, and why."""
 _PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
 """SGD in its forms: without a second moment."""
+_CAUTIONS = {
+    **dict.fromkeys(
+        ONE_LAYER_OPTIMIZERS,
+        "It trains one layer at a time: a token of its step teaches less than one of the others.",
+    ),
+    **dict.fromkeys(
+        _PLAIN, "It is SGD, without a second moment: whether it reaches AdamW's loss is not considered here."
+    ),
+}
+"""What speed and memory do not show. Source: BAdam's losses after 10,000 steps of pre-training, 7.1 to 7.9 where Adam's are
+3.3 to 4.6 (arXiv:2502.01586, Table 1)."""
 
 
 def optimizer_words(optimizer: OptimizerSpec) -> str:
@@ -67,6 +78,8 @@ def reasons(search: Search, ranked: Ranked, position: int) -> tuple[str, ...]:
         sentences.append(f"Best of {optimizer_words(found.choice.optimizer)} on {found.choice.words}.")
     if ranked.pareto[position]:
         sentences.append("Nothing faster needs less memory.")
+    if found.choice.optimizer.name in _CAUTIONS:
+        sentences.append(_CAUTIONS[found.choice.optimizer.name])
     usable = search.device.usable.nbytes
     if found.probability[point] < FITS_AT:
         low, high = format_bytes(found.low[point]), format_bytes(found.high[point])
