@@ -47,6 +47,8 @@ def symbols_of(key: ProfileKey, num_layers: int, **changes: int) -> dict[str, in
     dims = {"L": num_layers, "b": 3, "s": 301, "h": 192, "i": 461, "a": 8, "d": 24, "V": 1013}
     dims["b"] = 1 if key.micro_batch == "one" else 3
     dims["k"] = {"one": 1, "grouped": 2, "full": 8}[key.kv_heads]
+    if key.adapter != "none":
+        dims["r"] = 6
     return {**dims, **changes}
 
 
@@ -111,7 +113,7 @@ def test_every_free_has_its_allocation_and_only_gradients_outlive_the_micro_batc
             ready.append(block)
     assert {program.labels[label].category for label in live.values()} == {"gradients"}
     assert sorted(ready) == sorted(live)
-    assert len(live) == sum(11 if p.per_layer else 1 for p in program.parameters)
+    assert len(live) == sum(11 if p.per_layer else 1 for p in program.parameters if p.trainable)
 
 
 def test_layers_are_entered_and_left_in_turn() -> None:

@@ -15,7 +15,7 @@ from whatfits.profiler.trace.child_process import TraceChild
 from whatfits.profiler.trace.classes import CUDNN_FIRST, class_at, held_out_points, shipped_structures
 from whatfits.profiler.trace.compile import compile_program
 from whatfits.profiler.trace.events import Trace
-from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 from whatfits.profiler.trace.stack import running_stack
 from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.profiler.trace.verify import compare_with_trace
@@ -33,6 +33,9 @@ TIED = {"tie_embeddings": True}
 FULL = {"checkpointing": "full"}
 MIXED = {"precision": "bf16_mixed"}
 QWEN = {"architecture": "Qwen2ForCausalLM"}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+LORA = {"adapter": AdapterOptions(targets=ATTENTION)}
+QLORA = {"adapter": AdapterOptions(targets=(*ATTENTION, "gate_proj", "up_proj", "down_proj"), quantized=True)}
 
 
 def unseen_points() -> Iterator[tuple[Options, Dims]]:
@@ -56,6 +59,9 @@ def unseen_points() -> Iterator[tuple[Options, Dims]]:
     yield {**CUDNN, **MIXED, **FULL}, {**DIMS, "b": 1, "d": 64}
     yield {**QWEN, **FULL}, {**DIMS, "k": 2}
     yield {**QWEN, **MIXED, **CUDNN}, DIMS
+    yield {**LORA, **MIXED, **FULL}, {**DIMS, "k": 3, "r": 6}
+    yield {**QLORA, **CUDNN, **TIED}, {**DIMS, "b": 1, "k": 2, "r": 16}
+    yield {}, {**DIMS, "b": 2, "s": 8192, "V": 30011}
 
 
 def unseen_points_of_the_second_stack() -> Iterator[tuple[Options, Dims]]:
@@ -67,6 +73,7 @@ def unseen_points_of_the_second_stack() -> Iterator[tuple[Options, Dims]]:
         yield {**CUDNN, **FULL}, {**DIMS, "k": 1, "s": seq_len}
         yield {"attention": "eager"}, {**DIMS, "k": 3, "s": seq_len}
         yield {**QWEN, **MIXED}, {**DIMS, "s": seq_len}
+        yield {**LORA, **FULL}, {**DIMS, "k": 2, "s": seq_len, "r": 6}
 
 
 def require_equal(options: StepOptions, dims: Dims, stack: dict[str, str], trace: Trace) -> None:

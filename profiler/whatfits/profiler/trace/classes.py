@@ -6,7 +6,7 @@ sequences whose length is no multiple of 8, for which some kernels have a mask p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from whatfits.estimator.profile import ProfileKey
@@ -29,7 +29,7 @@ _POINTS: tuple[tuple[int, int, int, int, int, int, int, int, int, int], ...] = (
     (5, 3152, 3150, 33, 97, 4, 2, 16, 97, 7),
     (2, 4600, 4598, 11, 121, 12, 4, 56, 205, 2),
     (3, 392, 390, 23, 331, 8, 2, 72, 411, 11),
-    (4, 5064, 5065, 31, 203, 6, 2, 96, 157, 9),
+    (4, 16392, 16391, 31, 203, 6, 2, 96, 15013, 9),
     (7, 40, 33, 27, 111, 9, 3, 8, 523, 4),
     (2, 200, 201, 13, 259, 14, 2, 136, 149, 6),
 )
@@ -43,6 +43,15 @@ _PRECISIONS = {
     "LlamaForCausalLM": ("bf16", "fp32", "bf16_mixed", "fp16_mixed"),
     "Qwen2ForCausalLM": ("bf16", "bf16_mixed"),
 }
+_ATTENTION = ("k_proj", "o_proj", "q_proj", "v_proj")
+_ADAPTED = (
+    ("bf16", AdapterOptions(targets=_ATTENTION)),
+    ("bf16_mixed", AdapterOptions(targets=_ATTENTION)),
+    ("bf16", AdapterOptions(targets=(*_ATTENTION, "gate_proj", "up_proj", "down_proj"))),
+    ("bf16", AdapterOptions(targets=(*_ATTENTION, "gate_proj", "up_proj", "down_proj"), quantized=True)),
+)
+"""Precision and adapters that ship, of LLaMA with more than one key and value head: those a run has that names no targets,
+and LoRA on all linear layers."""
 _CHECKPOINTINGS = ("none", "full")
 _MICRO_BATCHES = ("one", "many")
 _KV_HEADS = ("one", "grouped", "full")
@@ -119,18 +128,25 @@ def with_sequence(structure: StructureClass, sequence: str) -> StructureClass:
 
 def shipped_structures() -> Iterator[StructureClass]:
     """All classes that ship for each stack."""
-    for (architecture, precision, attention, kernels), micro_batch, kv_heads, tied, checkpointing in product(
-        _computations(), _MICRO_BATCHES, _KV_HEADS, (False, True), _CHECKPOINTINGS
-    ):
+    for options, kv_heads in (*_full_training(), *_adapter_training()):
+        for micro_batch, tied, checkpointing in product(_MICRO_BATCHES, (False, True), _CHECKPOINTINGS):
+            chosen = replace(options, tie_embeddings=tied, checkpointing=checkpointing)
+            yield structure_class(chosen, micro_batch=micro_batch, kv_heads=kv_heads)
+
+
+def _full_training() -> Iterator[tuple[StepOptions, str]]:
+    for (architecture, precision, attention, kernels), kv_heads in product(_computations(), _KV_HEADS):
         options = StepOptions(
-            architecture=architecture,
-            precision=precision,
-            attention=attention,
-            kernels=kernels,
-            tie_embeddings=tied,
-            checkpointing=checkpointing,
+            architecture=architecture, precision=precision, attention=attention, kernels=kernels
         )
-        yield structure_class(options, micro_batch=micro_batch, kv_heads=kv_heads)
+        yield options, kv_heads
+
+
+def _adapter_training() -> Iterator[tuple[StepOptions, str]]:
+    for (precision, adapter), kernels, kv_heads in product(
+        _ADAPTED, (FLASH_FIRST, CUDNN_FIRST), ("grouped", "full")
+    ):
+        yield StepOptions(precision=precision, adapter=adapter, kernels=kernels), kv_heads
 
 
 def _computations() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
