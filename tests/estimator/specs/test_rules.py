@@ -99,6 +99,10 @@ BROKEN = [
         "training.optimizer.implementation: apollo has no fused implementation",
     ),
     (
+        {"training": {"optimizer": {"name": "adamw", "implementation": "whatfits"}}},
+        "training.optimizer.implementation: whatfits.optim_impls has no second form of adamw",
+    ),
+    (
         {"training": {"layerwise_update": True, "grad_accum_steps": 2}},
         "training.layerwise_update: grad_accum_steps is 2, and a freed gradient cannot accumulate",
     ),

@@ -100,11 +100,16 @@ class OptimizerName(StrEnum):
 
 
 class OptimizerImplementation(StrEnum):
-    """How torch walks over the parameters in one step."""
+    """Whose code steps, and how it walks over the parameters.
+
+    A method with one published form has it under `foreach`, the default; `whatfits` is the code of
+    `whatfits.optim_impls` where that differs in memory from the published one.
+    """
 
     FOR_LOOP = "for_loop"
     FOREACH = "foreach"
     FUSED = "fused"
+    WHATFITS = "whatfits"
 
 
 class ActivationCheckpointing(StrEnum):

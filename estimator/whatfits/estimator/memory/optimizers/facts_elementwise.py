@@ -4,7 +4,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.adan import Adan
-from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, ProgramSettings
+from whatfits.estimator.memory.optimizers.facts import (
+    TORCH_IMPLEMENTATIONS,
+    OptimizerFacts,
+    ProgramSettings,
+)
 from whatfits.estimator.memory.optimizers.lamb import Lamb
 from whatfits.estimator.memory.optimizers.lion import Lion
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
@@ -38,7 +42,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="No state at all; rarely trains transformers well.",
             paper="Robbins and Monro: A Stochastic Approximation Method, 1951",
             source="torch.optim.SGD without momentum, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=lambda s: Sgd(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.SGDM: OptimizerFacts(
@@ -46,7 +50,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="One momentum per parameter in the parameters' dtype, half of AdamW's states.",
             paper="Polyak: Some methods of speeding up the convergence of iteration methods, 1964",
             source="torch.optim.SGD with momentum, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=lambda s: SgdMomentum(
                 param_dtype_bytes=s.param_dtype_bytes,
                 is_fused=s.implementation is OptimizerImplementation.FUSED,
@@ -57,7 +61,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="Two moments per parameter in the parameters' dtype; the reference the others are compared with.",
             paper="Loshchilov and Hutter: Decoupled Weight Decay Regularization, arXiv:1711.05101",
             source="torch.optim.AdamW, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=_adamw,
         ),
         OptimizerName.SCHEDULE_FREE_ADAMW: OptimizerFacts(
