@@ -1,0 +1,30 @@
+"""The optimizers there are, one row each, in one table."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from whatfits.optim_impls.adapters import (
+    badam,
+    bitsandbytes,
+    pytorch_optimizer,
+    schedulefree,
+    torch_optim,
+    torchao,
+)
+from whatfits.optim_impls.entry import OptimizerEntry
+
+__all__ = ["REGISTRY"]
+
+_ENTRIES: tuple[OptimizerEntry, ...] = (
+    # torch
+    *torch_optim.ENTRIES,
+    # Libraries, each an extra
+    *torchao.ENTRIES,
+    *bitsandbytes.ENTRIES,
+    *pytorch_optimizer.ENTRIES,
+    *schedulefree.ENTRIES,
+    *badam.ENTRIES,
+)
+
+REGISTRY: Mapping[str, OptimizerEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""Every optimizer by its name; `build_optimizer` makes them."""
