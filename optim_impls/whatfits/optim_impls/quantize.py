@@ -19,7 +19,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_SIZE", "MAP_SIZE", "Codebook", "QuantizeBuffers", "codebook", "dequantize", "quantize", "shared_shapes"]
+__all__ = [
+    "BLOCK_SIZE",
+    "MAP_SIZE",
+    "Codebook",
+    "QuantizeBuffers",
+    "codebook",
+    "dequantize",
+    "quantize",
+]
 
 BLOCK_SIZE = 256
 MAP_SIZE = 256
@@ -42,12 +50,12 @@ class Codebook(NamedTuple):
     is_signed: bool
 
 
-def shared_shapes(prefix: str) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
-    """Names, shapes and dtypes of a codebook's tensors: 1024 + 1024 + 3201 bytes."""
+def codebook_tensors() -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """Names, shapes and dtypes of what a codebook holds: 5249 bytes."""
     return (
-        (f"{prefix}.values", (MAP_SIZE,), torch.float32),
-        (f"{prefix}.boundaries", (MAP_SIZE,), torch.float32),
-        (f"{prefix}.lower_codes", (_TABLE_SIZE,), torch.uint8),
+        ("values", (MAP_SIZE,), torch.float32),
+        ("boundaries", (MAP_SIZE,), torch.float32),
+        ("lower_codes", (_TABLE_SIZE,), torch.uint8),
     )
 
 
@@ -58,7 +66,9 @@ def codebook(device: torch.device, *, is_signed: bool) -> Codebook:
     middles = (values[1:].double() + values[:-1].double()) / 2
     # A boundary rounded down to fp32 splits fp32 numbers as the exact one does.
     rounded = middles.float()
-    rounded = torch.where(rounded.double() > middles, torch.nextafter(rounded, torch.tensor(-torch.inf)), rounded)
+    rounded = torch.where(
+        rounded.double() > middles, torch.nextafter(rounded, torch.tensor(-torch.inf)), rounded
+    )
     boundaries = torch.cat([rounded, torch.tensor([torch.inf])])
     keys = torch.arange(_FIRST_KEY, _LAST_KEY + 1, dtype=torch.int32)
     smallest = (keys << 16).view(torch.float32)
@@ -83,7 +93,7 @@ class QuantizeBuffers(NamedTuple):
     """What `quantize` and `dequantize` work in, as long as what they are given: n elements, a multiple of 256."""
 
     bounds: Tensor  # (n,) fp32
-    index: Tensor  # (n,) int32
+    keys: Tensor  # (n,) int32
     above: Tensor  # (n,) bool
     negative: Tensor  # (n,) bool
     inverse: Tensor  # (n / 256,) fp32
@@ -99,7 +109,7 @@ def quantize(x: Tensor, codes: Tensor, absmax: Tensor, book: Codebook, buffers: 
         book: The map.
         buffers: Written.
     """
-    bounds, index, above, negative, inverse = buffers
+    bounds, keys, above, negative, inverse = buffers
     blocks = x.view(-1, BLOCK_SIZE)
     torch.abs(x, out=bounds)
     torch.amax(bounds.view(-1, BLOCK_SIZE), 1, out=absmax)
@@ -111,11 +121,11 @@ def quantize(x: Tensor, codes: Tensor, absmax: Tensor, book: Codebook, buffers: 
         x.clamp_(_LEAST, 1.0).abs_()
     else:
         x.clamp_(max=1.0)
-    torch.bitwise_right_shift(x.view(torch.int32), 16, out=index)
-    index.clamp_(_FIRST_KEY, _LAST_KEY).sub_(_FIRST_KEY)
-    torch.index_select(book.lower_codes, 0, index, out=codes)
-    index.copy_(codes)
-    torch.index_select(book.boundaries, 0, index, out=bounds)
+    torch.bitwise_right_shift(x.view(torch.int32), 16, out=keys)
+    keys.clamp_(_FIRST_KEY, _LAST_KEY).sub_(_FIRST_KEY)
+    torch.index_select(book.lower_codes, 0, keys, out=codes)
+    keys.copy_(codes)
+    torch.index_select(book.boundaries, 0, keys, out=bounds)
     torch.gt(x, bounds, out=above)
     codes.add_(above)
     if book.is_signed:
@@ -125,7 +135,7 @@ def quantize(x: Tensor, codes: Tensor, absmax: Tensor, book: Codebook, buffers: 
 
 
 def dequantize(codes: Tensor, absmax: Tensor, x: Tensor, book: Codebook, buffers: QuantizeBuffers) -> None:
-    """Write codes' values times their blocks' maxima to x. Shapes as in `quantize`; writes `buffers.index`."""
-    buffers.index.copy_(codes)
-    torch.index_select(book.values, 0, buffers.index, out=x)
+    """Write codes' values times their blocks' maxima to x. Shapes as in `quantize`; writes `buffers.keys`."""
+    buffers.keys.copy_(codes)
+    torch.index_select(book.values, 0, buffers.keys, out=x)
     x.view(-1, BLOCK_SIZE).mul_(absmax.unsqueeze(1))
