@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from whatfits.optim_impls import blockwise_8bit
 from whatfits.optim_impls.adapters import (
     badam,
     bitsandbytes,
@@ -18,6 +19,8 @@ __all__ = ["REGISTRY"]
 _ENTRIES: tuple[OptimizerEntry, ...] = (
     # torch
     *torch_optim.ENTRIES,
+    # Quantised states and weights
+    *blockwise_8bit.ENTRIES,
     # Libraries, each an extra
     *torchao.ENTRIES,
     *bitsandbytes.ENTRIES,

@@ -6,7 +6,11 @@ from whatfits.estimator.specs.enums import OptimizerName
 
 __all__ = ["OWN_CODE_OPTIMIZERS"]
 
-OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset()
+OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset(
+    {
+        OptimizerName.ADAMW_8BIT,
+    }
+)
 """Optimizers that take `implementation: whatfits`: one program for the published code, one for `whatfits.optim_impls`.
 
 Methods that only `whatfits.optim_impls` has are not among them: for those there is one program and no choice.
