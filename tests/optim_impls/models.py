@@ -1,9 +1,13 @@
 """A small transformer-like model, and steps on it."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SmallModel", "loss_of", "train"]
+from whatfits.optim_impls.mezo import MeZO
+
+__all__ = ["SmallModel", "loss_of", "make_model", "train"]
 
 VOCABULARY = 128
 HIDDEN = 64
@@ -58,9 +62,18 @@ def train(model: SmallModel, optimizer: torch.optim.Optimizer, batches: range) -
     """A step per batch; the losses before each."""
     losses = []
     for batch in batches:
+        if isinstance(optimizer, MeZO):
+            losses.append(float(optimizer.step(partial(_loss_alone, model, batch))))
+            continue
         loss = loss_of(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+@torch.no_grad()
+def _loss_alone(model: SmallModel, batch: int) -> Tensor:
+    """For methods without gradients."""
+    return loss_of(model, batch)

@@ -88,10 +88,10 @@ def test_an_inner_module_called_output_is_no_head() -> None:
         ),
         (
             {"name": "adam_mini", "layerwise": True, "num_heads": 4, "hidden_size": 64},
-            "layerwise is True, but adam_mini updates lists",
+            "layerwise is True; accepted by adam_mini: False. Lists of parameters",
         ),
         ({"name": "adam_mini"}, "num_heads is None; accepted by adam_mini: the model's num_heads"),
-        ({"name": "lomo"}, "layerwise is False, but lomo updates each parameter inside the backward pass"),
+        ({"name": "lomo"}, "layerwise is False; accepted by lomo: True. Each parameter is updated inside"),
         ({"name": "lomo", "layerwise": True, "grad_accum_steps": 2}, "grad_accum_steps is 2"),
     ],
     ids=str,
@@ -102,9 +102,7 @@ def test_what_cannot_work_is_refused_with_the_reason(arguments: dict[str, object
 
 
 def test_a_dtype_the_method_does_not_take_is_refused_by_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"q_proj.weight is torch.float64; accepted by lamb: torch.float32"
-    ):
+    with pytest.raises(ValueError, match=r"q_proj.weight is torch.float64; accepted by lamb: torch.float32"):
         build_optimizer("lamb", make_model(CPU, torch.float64))
 
 

@@ -99,9 +99,9 @@ def _check_combination(
     accumulates, clips = grad_accum_steps > 1, max_grad_norm is not None
     why: str | None = None
     if layerwise and not can.layerwise:
-        why = f"layerwise is True, but {name} {_reason(can.reasons, 'layerwise')}; accepted: False"
+        why = f"layerwise is True; accepted by {name}: False. {can.reasons.get('layerwise', '')}"
     elif not layerwise and not can.whole_step:
-        why = f"layerwise is False, but {name} {_reason(can.reasons, 'whole_step')}; accepted: True"
+        why = f"layerwise is False; accepted by {name}: True. {can.reasons.get('whole_step', '')}"
     elif accumulates and layerwise:
         why = (
             f"grad_accum_steps is {grad_accum_steps}, but a layer-wise update frees each gradient, so that nothing "
@@ -113,15 +113,11 @@ def _check_combination(
             "frees the first; accepted: None, or layerwise=False"
         )
     elif accumulates and not can.accumulates:
-        why = f"grad_accum_steps is {grad_accum_steps}, but {name} {_reason(can.reasons, 'accumulates')}; accepted: 1"
+        why = f"grad_accum_steps is {grad_accum_steps}; accepted by {name}: 1. {can.reasons.get('accumulates', '')}"
     elif clips and not can.clips:
-        why = f"max_grad_norm is {max_grad_norm}, but {name} {_reason(can.reasons, 'clips')}; accepted: None"
+        why = f"max_grad_norm is {max_grad_norm}; accepted by {name}: None. {can.reasons.get('clips', '')}"
     if why is not None:
-        raise ValueError(why)
-
-
-def _reason(reasons: Mapping[str, str], field: str) -> str:
-    return reasons.get(field, "cannot")
+        raise ValueError(why.rstrip())
 
 
 def _suggestion(word: str, known: Mapping[str, Any]) -> str:

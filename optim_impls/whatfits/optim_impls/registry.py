@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from whatfits.optim_impls import blockwise_8bit
+from whatfits.optim_impls import adan, blockwise_8bit, frugal_entry, gwt, lion, mezo, sm3
 from whatfits.optim_impls.adapters import (
     badam,
     bitsandbytes,
@@ -19,6 +19,13 @@ __all__ = ["REGISTRY"]
 _ENTRIES: tuple[OptimizerEntry, ...] = (
     # torch
     *torch_optim.ENTRIES,
+    # Elementwise, factored and split methods
+    lion.ENTRY,
+    adan.ENTRY,
+    sm3.ENTRY,
+    gwt.ENTRY,
+    *frugal_entry.ENTRIES,
+    mezo.ENTRY,
     # Quantised states and weights
     *blockwise_8bit.ENTRIES,
     # Libraries, each an extra

@@ -74,7 +74,7 @@ ENTRIES = (
         capabilities=Capabilities(
             layerwise=False,
             shards=frozenset(),
-            reasons={"layerwise": "copies the gradients of a layer to fp32 before it updates any of them"},
+            reasons={"layerwise": "The gradients of a layer are copied to fp32 before any of them is used."},
         ),
         extra="badam",
     ),

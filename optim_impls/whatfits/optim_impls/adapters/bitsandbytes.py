@@ -81,6 +81,7 @@ def _entry(
     *,
     count: int = 2,
     bits: int = 8,
+    trainer: str | None = None,
 ) -> OptimizerEntry:
     paged = kind.startswith("Paged")
     rule: Callable[[Parameter, Hyper], tuple[StateTensor, ...]]
@@ -99,6 +100,7 @@ def _entry(
         ),
         capabilities=Capabilities(),
         extra="optimizers",
+        trainer_name=trainer,
     )
 
 
@@ -113,6 +115,7 @@ ENTRIES = (
         "8-bit AdamW of bitsandbytes",
         "Both moments in 8 bits, about 2 bytes per parameter whatever the parameters' dtype.",
         _ADAM,
+        trainer="adamw_bnb_8bit",
     ),
     _entry(
         "adam_8bit_bnb",
@@ -128,6 +131,7 @@ ENTRIES = (
         "The momentum in 8 bits, about 1 byte per parameter.",
         _LION,
         count=1,
+        trainer="lion_8bit",
     ),
     _entry(
         "sgdm_8bit_bnb",
@@ -152,6 +156,7 @@ ENTRIES = (
         "fp32 moments in managed memory, which gives way to the host when the GPU is full. CUDA only.",
         _ADAM,
         bits=32,
+        trainer="paged_adamw_32bit",
     ),
     _entry(
         "paged_adamw_8bit",
@@ -159,6 +164,7 @@ ENTRIES = (
         "Paged 8-bit AdamW",
         "8-bit moments in managed memory, which gives way to the host when the GPU is full. CUDA only.",
         _ADAM,
+        trainer="paged_adamw_8bit",
     ),
     _entry(
         "paged_lion_8bit",
@@ -167,5 +173,6 @@ ENTRIES = (
         "An 8-bit momentum in managed memory. CUDA only.",
         _LION,
         count=1,
+        trainer="paged_lion_8bit",
     ),
 )

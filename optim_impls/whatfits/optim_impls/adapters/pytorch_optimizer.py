@@ -165,9 +165,9 @@ _IN_BACKWARD = Capabilities(
     accumulates=False,
     clips=False,
     reasons={
-        "whole_step": "updates each parameter inside the backward pass",
-        "accumulates": "frees each gradient inside the backward pass",
-        "clips": "frees each gradient before the norm of all is known",
+        "whole_step": "Each parameter is updated inside the backward pass.",
+        "accumulates": "Each gradient is freed inside the backward pass.",
+        "clips": "Each gradient is freed before the norm of all is known.",
     },
 )
 
@@ -244,6 +244,7 @@ ENTRIES = (
         "Wortsman et al.: Stable and low-precision training for large-scale vision-language models, arXiv:2304.13013",
         defaults={"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-2, "kahan_sum": False},
         declaration=LibraryDeclaration(rule=like_parameter("exp_avg", "exp_avg_sq"), treats="stable adamw"),
+        trainer_name="stable_adamw",
     ),
     _entry(
         "adabelief",
@@ -282,7 +283,7 @@ ENTRIES = (
         },
         declaration=LibraryDeclaration(rule=_adam_mini_states, treats="a second moment per block"),
         capabilities=Capabilities(
-            layerwise=False, reasons={"layerwise": "updates lists of parameters in one step"}
+            layerwise=False, reasons={"layerwise": "Lists of parameters are updated in one step."}
         ),
         paper_differences="Per-element second moments for embeddings and head; one per matrix for values, attention "
         "outputs and feed-forward layers, where the paper has one per output row.",
@@ -296,6 +297,7 @@ ENTRIES = (
         build=_lomo,
         defaults={"lr": 1e-3},
         declaration=LibraryDeclaration(rule=no_state, treats="sgd"),
+        trainer_name="lomo",
         capabilities=_IN_BACKWARD,
     ),
     _entry(
@@ -307,6 +309,7 @@ ENTRIES = (
         build=_adalomo,
         defaults={"lr": 1e-3, "weight_decay": 0.0, "clip_threshold": 1.0, "decay_rate": -0.8},
         declaration=LibraryDeclaration(rule=_adalomo_states, treats="factored second moment"),
+        trainer_name="adalomo",
         capabilities=_IN_BACKWARD,
     ),
 )

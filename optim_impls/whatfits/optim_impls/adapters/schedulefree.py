@@ -41,5 +41,6 @@ ENTRIES = (
         declaration=LibraryDeclaration(rule=like_parameter("z", "exp_avg_sq"), treats="schedule-free adamw"),
         capabilities=Capabilities(shards=frozenset({"ddp", "fsdp2"})),
         extra="optimizers",
+        trainer_name="schedule_free_adamw",
     ),
 )

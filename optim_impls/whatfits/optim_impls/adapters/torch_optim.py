@@ -128,6 +128,7 @@ ENTRIES = (
         build=_sgd,
         defaults={"lr": 1e-3, "weight_decay": 0.0, "implementation": "foreach"},
         declaration=LibraryDeclaration(rule=no_state, treats="sgd"),
+        trainer_name="sgd",
         capabilities=_ELEMENTWISE,
     ),
     OptimizerEntry(
@@ -158,6 +159,7 @@ ENTRIES = (
         build=_adamw,
         defaults={**_ADAMW_DEFAULTS, "implementation": "foreach"},
         declaration=LibraryDeclaration(rule=_adamw_states, treats="adamw"),
+        trainer_name="adamw_torch",
         capabilities=_ELEMENTWISE,
     ),
     OptimizerEntry(

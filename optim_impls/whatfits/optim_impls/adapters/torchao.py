@@ -40,7 +40,9 @@ def _states(kind: str, parameter: Parameter, hyper: Hyper) -> tuple[StateTensor,
     return tuple(states)
 
 
-def _entry(name: str, kind: str, block_size: int, title: str, summary: str, paper: str) -> OptimizerEntry:
+def _entry(
+    name: str, kind: str, block_size: int, title: str, summary: str, paper: str, trainer: str | None = None
+) -> OptimizerEntry:
     rule: Callable[[Parameter, Hyper], tuple[StateTensor, ...]] = partial(_states, kind)
     return OptimizerEntry(
         name=name,
@@ -61,6 +63,7 @@ def _entry(name: str, kind: str, block_size: int, title: str, summary: str, pape
         declaration=LibraryDeclaration(rule=rule, treats=title),
         capabilities=Capabilities(shards=frozenset({"ddp", "fsdp2"})),
         extra="optimizers",
+        trainer_name=trainer,
     )
 
 
@@ -72,6 +75,7 @@ ENTRIES = (
         "8-bit AdamW of torchao",
         "Both moments in 8 bits, about 2 bytes per parameter, and a quantisation map per tensor.",
         "Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861",
+        "adamw_torch_8bit",
     ),
     _entry(
         "adamw_4bit",
@@ -80,6 +84,7 @@ ENTRIES = (
         "4-bit AdamW",
         "Both moments in 4 bits, about 1 byte per parameter.",
         "Li et al.: Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507",
+        "adamw_torch_4bit",
     ),
     _entry(
         "adamw_fp8",
