@@ -4,7 +4,7 @@ arXiv:2110.02861, section 2. An update written for fp32 tensors runs on each chu
 and quantised after. What is held beside the states depends on the chunk's size and not on the parameter's.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "init_moments",
     "is_quantised",
     "largest_chunk",
+    "load_codebooks",
     "moment_states",
     "shared_maps",
     "update_in_chunks",
@@ -94,6 +95,13 @@ def init_moments(
     return {"step": 0} | {
         state.name: torch.zeros(state.shape, dtype=state.dtype, device=device) for state in states
     }
+
+
+def load_codebooks(params: Iterable[Tensor], moments: Sequence[Moment]) -> None:
+    """Make the codebooks of the parameters' devices, so that no step does."""
+    for device in {param.device for param in params}:
+        for moment in moments:
+            codebook(device, is_signed=moment.is_signed)
 
 
 def shared_maps(moments: Sequence[Moment]) -> tuple[StateTensor, ...]:

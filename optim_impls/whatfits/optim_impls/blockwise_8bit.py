@@ -33,6 +33,7 @@ from whatfits.optim_impls.blockwise import (
     init_moments,
     is_quantised,
     largest_chunk,
+    load_codebooks,
     moment_states,
     shared_maps,
     update_in_chunks,
@@ -139,6 +140,7 @@ class Blockwise8bit(PerParameterOptimizer):
         _check(defaults)
         self.method = method
         super().__init__(params, defaults)
+        load_codebooks(self._all_params(), MOMENTS[method])
 
     def init_state(self, param: Tensor, group: Group) -> State:
         """Zeros: 8-bit codes and maxima, or fp32 for small tensors and stable embeddings."""
