@@ -133,7 +133,7 @@ class Frugal(PerParameterOptimizer):
         if not _is_split(param.ndim, group):
             return init_adamw_state(param)
         number = next(index for index, other in enumerate(self._all_params()) if other is param)
-        return {"step": 0, "turn": 0, "number": number}
+        return {"step": 0, "turn": 0, "number": number + group.get("first_number", 0)}
 
     def update_param(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         """AdamW, or both rules on the two parts of a matrix."""

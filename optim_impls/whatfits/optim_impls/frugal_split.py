@@ -69,8 +69,8 @@ def choose_part(grad: Tensor, split: str, density: float, generator: torch.Gener
     rank = split_rank(grad.shape, density)
     is_right = grad.shape[0] >= grad.shape[1]
     if split == "random":
-        noise = torch.randn(min(grad.shape), rank, generator=generator, device=grad.device)
-        basis = torch.linalg.qr(noise).Q
+        shape = (min(grad.shape), rank)
+        basis = torch.linalg.qr(torch.randn(shape, generator=generator, device=grad.device)).Q
     else:
         basis = _leading_singular_vectors(grad, rank, is_right=is_right)
     basis = basis.t() if is_right else basis

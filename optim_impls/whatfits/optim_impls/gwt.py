@@ -45,21 +45,27 @@ def coarse_coefficients(grad: Tensor, block: int) -> Tensor:
         torch.mv(grad.view(-1, block), weights, out=coarse.view(-1))
         return coarse
     torch.mul(grad[:, ::block], 1 / sqrt(block), out=coarse)
-    for column in range(1, block):
+    for column in range(1, min(block, columns)):
         part = grad[:, column::block]
         coarse[:, : part.shape[1]].add_(part, alpha=1 / sqrt(block))
     return coarse
 
 
 def gwt_update(
-    param: Tensor, grad: Tensor, difference: Tensor, denominator: Tensor, scratch: Tensor, *, step_size: float
+    param: Tensor,
+    grad: Tensor,
+    difference: Tensor,
+    denominator: Tensor,
+    scratch: Tensor,
+    *,
+    block: int,
+    step_size: float,
 ) -> None:
     """p <- p - step (g / denominator + difference), the last two one number per block of columns; p in place.
 
     Shapes: param, grad, scratch (rows, n); difference, denominator (rows, ceil(n / block)).
     """
-    block = -(-param.shape[1] // denominator.shape[1])
-    parts = [scratch[:, column::block] for column in range(block)]
+    parts = [scratch[:, column::block] for column in range(min(block, param.shape[1]))]
     for part in parts:
         part.copy_(denominator[:, : part.shape[1]])
     torch.div(grad, scratch, out=scratch)
@@ -164,7 +170,7 @@ class GWT(PerParameterOptimizer):
             step_size *= sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
         scratch = param.new_empty(rows_per_chunk(param.shape), param.shape[1])
         for rows in row_chunks(param, grad, coarse, denominator):
-            gwt_update(*rows, scratch[: len(rows[0])], step_size=step_size)
+            gwt_update(*rows, scratch[: len(rows[0])], block=block, step_size=step_size)
 
 
 def _is_transformed(num_dims: int, group: Group) -> bool:

@@ -53,7 +53,7 @@ def sm3_update(
     if len(views) == 1:
         scratch.copy_(rows)
     else:
-        torch.minimum(views[0], views[1], out=scratch)
+        torch.minimum(views[0].expand_as(scratch), views[1], out=scratch)
         for view in views[2:]:
             torch.minimum(scratch, view, out=scratch)
     scratch.addcmul_(grad, grad)
