@@ -21,6 +21,8 @@ RANKED_OPTIMIZERS: Final = frozenset(
 
 WHOLE_MATRIX_OPTIMIZERS: Final = RANKED_OPTIMIZERS | {
     OptimizerName.ADAM_MINI,
+    OptimizerName.SM3,
+    OptimizerName.GWT,
     OptimizerName.MUON,
     OptimizerName.SOAP,
 }

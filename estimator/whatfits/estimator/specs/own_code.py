@@ -9,6 +9,10 @@ __all__ = ["OWN_CODE_OPTIMIZERS"]
 OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset(
     {
         OptimizerName.ADAMW_8BIT,
+        OptimizerName.LION,
+        OptimizerName.ADAN,
+        OptimizerName.FRUGAL,
+        OptimizerName.GALORE_ADAMW_8BIT,
     }
 )
 """Optimizers that take `implementation: whatfits`: one program for the published code, one for `whatfits.optim_impls`.

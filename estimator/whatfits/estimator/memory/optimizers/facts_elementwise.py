@@ -5,12 +5,14 @@ from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.adan import Adan
 from whatfits.estimator.memory.optimizers.facts import (
+    PUBLISHED_OR_OWN,
     TORCH_IMPLEMENTATIONS,
     OptimizerFacts,
     ProgramSettings,
 )
 from whatfits.estimator.memory.optimizers.lamb import Lamb
 from whatfits.estimator.memory.optimizers.lion import Lion
+from whatfits.estimator.memory.optimizers.own_elementwise import Mezo, OwnAdan, OwnLion, Sm3
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.memory.optimizers.schedule_free import ScheduleFreeAdamW
 from whatfits.estimator.memory.optimizers.sophia import SophiaG
@@ -78,7 +80,8 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Chen et al.: Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675",
             source="pytorch_optimizer.Lion, pytorch-optimizer 4.1.0",
             in_lists=True,
-            build=lambda s: Lion(param_dtype_bytes=s.param_dtype_bytes),
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnLion if s.is_own_code else Lion)(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.ADAN: OptimizerFacts(
             title="Adan",
@@ -86,7 +89,25 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Xie et al.: Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, arXiv:2208.06677",
             source="pytorch_optimizer.Adan, pytorch-optimizer 4.1.0",
             in_lists=True,
-            build=lambda s: Adan(param_dtype_bytes=s.param_dtype_bytes),
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnAdan if s.is_own_code else Adan)(param_dtype_bytes=s.param_dtype_bytes),
+        ),
+        OptimizerName.SM3: OptimizerFacts(
+            title="SM3",
+            summary="One number per row and per column in place of AdamW's moments: almost no state.",
+            paper="Anil et al.: Memory-Efficient Adaptive Optimization, arXiv:1901.11150",
+            source="whatfits.optim_impls.sm3, without momentum; the published packages keep a momentum unused",
+            build=lambda s: Sm3(param_dtype_bytes=s.param_dtype_bytes),
+        ),
+        OptimizerName.MEZO: OptimizerFacts(
+            title="MeZO",
+            summary="Two forward passes in place of gradients: no state, no gradients, no stored activations.",
+            paper="Malladi et al.: Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333",
+            source="whatfits.optim_impls.mezo; the step alone, as runs without a backward pass are not modelled yet",
+            layerwise_possible=False,
+            can_accumulate=False,
+            can_clip=False,
+            build=lambda s: Mezo(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.LAMB: OptimizerFacts(
             title="LAMB",

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.apollo import Apollo
-from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, RankRule
+from whatfits.estimator.memory.optimizers.facts import (
+    PUBLISHED_OR_OWN,
+    OptimizerFacts,
+    ProgramSettings,
+    RankRule,
+)
 from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
+from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
+from whatfits.estimator.memory.optimizers.own_split import Gwt, OwnFrugal
+from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerName
 
 __all__ = ["LOW_RANK"]
@@ -34,6 +42,22 @@ _GALORE_PAPER = (
 )
 _APOLLO_PAPER = "Zhu et al.: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270"
 
+
+def _galore_adamw_8bit(settings: ProgramSettings) -> OptimizerProgram:
+    if settings.is_own_code:
+        return OwnGaLore8bit(
+            param_dtype_bytes=settings.param_dtype_bytes,
+            rank=settings.rank,
+            update_interval=settings.update_interval,
+        )
+    return GaLoreAdamW8bit(
+        param_dtype_bytes=settings.param_dtype_bytes,
+        rank=settings.rank,
+        update_interval=settings.update_interval,
+        block_size=settings.block_size,
+    )
+
+
 LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
     {
         OptimizerName.GALORE_ADAMW: OptimizerFacts(
@@ -53,12 +77,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             source="galore_torch.GaLoreAdamW8bit, galore-torch 1.0, with bitsandbytes 0.50.2's block-wise states",
             default_rank=_GALORE_RANK,
             has_block_size=True,
-            build=lambda s: GaLoreAdamW8bit(
-                param_dtype_bytes=s.param_dtype_bytes,
-                rank=s.rank,
-                update_interval=s.update_interval,
-                block_size=s.block_size,
-            ),
+            implementations=PUBLISHED_OR_OWN,
+            build=_galore_adamw_8bit,
         ),
         OptimizerName.GALORE_ADAFACTOR: OptimizerFacts(
             title="GaLore with Adafactor",
@@ -81,6 +101,14 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
+        OptimizerName.GWT: OptimizerFacts(
+            title="GWT",
+            summary="AdamW's moments of coarse wavelet coefficients: a quarter of AdamW's states for matrices at level 2.",
+            paper="Wen et al.: Wavelet Meets Adam: Compressing Gradients for Memory-Efficient Training, "
+            "arXiv:2501.07237",
+            source="whatfits.optim_impls.gwt at level 2; the authors' repository has no licence",
+            build=lambda s: Gwt(param_dtype_bytes=s.param_dtype_bytes),
+        ),
         OptimizerName.FRUGAL: OptimizerFacts(
             title="FRUGAL",
             summary="AdamW for a quarter of the linear layers' tensors in turn, signs of gradients for the rest.",
@@ -88,7 +116,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             "Training, arXiv:2411.07837",
             source="fzmushko/FRUGAL, commit c7ebe4c, optimizer `frugal` (state and allocations as traced)",
             default_rank=_FRUGAL_RANK,
-            build=lambda s: Frugal(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnFrugal if s.is_own_code else Frugal)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
             layerwise_possible=False,
