@@ -117,8 +117,9 @@ def _keep_lr(optimizer: Any, lr: float) -> None:
 
 def _came_states(parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:
     shape, dtype = parameter.shape, parameter.dtype
+    rms = StateTensor("RMS", (), dtype)
     if len(shape) < 2:
-        return like_parameter("exp_avg", "exp_avg_sq")(parameter, hyper)
+        return (*like_parameter("exp_avg", "exp_avg_sq")(parameter, hyper), rms)
     rows, columns = shape[:-1], (*shape[:-2], shape[-1])
     return (
         *like_parameter("exp_avg")(parameter, hyper),
@@ -126,7 +127,14 @@ def _came_states(parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:
         StateTensor("exp_avg_sq_col", columns, dtype),
         StateTensor("exp_avg_res_row", rows, dtype),
         StateTensor("exp_avg_res_col", columns, dtype),
+        rms,
     )
+
+
+def _lamb_states(parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:
+    """AdamW's moments, and the norms and the ratio of the last step."""
+    numbers = (StateTensor(name, (), parameter.dtype) for name in ("weight_norm", "adam_norm", "trust_ratio"))
+    return (*like_parameter("exp_avg", "exp_avg_sq")(parameter, hyper), *numbers)
 
 
 def _soap_states(parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:
@@ -223,7 +231,7 @@ ENTRIES = (
         "AdamW's states with a trust ratio per tensor, for very large batches.",
         "You et al.: Large Batch Optimization for Deep Learning: Training BERT in 76 minutes, arXiv:1904.00962",
         defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0},
-        declaration=LibraryDeclaration(rule=like_parameter("exp_avg", "exp_avg_sq"), treats="lamb"),
+        declaration=LibraryDeclaration(rule=_lamb_states, treats="lamb"),
     ),
     _entry(
         "ademamix",
