@@ -12,11 +12,15 @@ from whatfits.estimator.memory.optimizers import (
     StepPhase,
     StepWork,
 )
+from whatfits.estimator.memory.optimizers.device_scratch import DEVICE_SCRATCH
 from whatfits.estimator.memory.optimizers.program import StateTensor
 
 
 class InStep:
-    """A program without what all optimizers of a process share, which is made before their first step."""
+    """A program without what a trace of one step on the CPU does not see.
+
+    What all optimizers of a process share is made before their first step; kernels' workspaces are not torch tensors.
+    """
 
     def __init__(self, program: OptimizerProgram) -> None:
         self._program = program
@@ -30,7 +34,8 @@ class InStep:
 
     def events(self, parameters: Sequence[ParameterTensor], phase: StepPhase) -> list[OptimizerEvent]:
         events = self._program.events(parameters, phase)
-        return [e for e in events if not (isinstance(e.key, tuple) and e.key[0] == "optimizer")]
+        shared = [e.key for e in events if isinstance(e.key, tuple) and e.key[0] == "optimizer"]
+        return [e for e in events if e.key not in shared and e.label != DEVICE_SCRATCH]
 
     def state_bytes(self, parameters: Sequence[ParameterTensor]) -> int:
         return self._program.state_bytes(parameters)

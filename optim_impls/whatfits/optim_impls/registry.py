@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from whatfits.optim_impls import adan, blockwise_8bit, frugal_entry, gwt, lion, mezo, sm3
+from whatfits.optim_impls import adan, blockwise_8bit, frugal_entry, galore_8bit, gwt, lion, mezo, sm3
 from whatfits.optim_impls.adapters import (
     badam,
     bitsandbytes,
@@ -28,6 +28,7 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     mezo.ENTRY,
     # Quantised states and weights
     *blockwise_8bit.ENTRIES,
+    galore_8bit.ENTRY,
     # Libraries, each an extra
     *torchao.ENTRIES,
     *bitsandbytes.ENTRIES,

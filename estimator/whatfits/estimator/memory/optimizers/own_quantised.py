@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 
 from whatfits.estimator.memory.optimizers.blockwise_8bit import is_quantised
 from whatfits.estimator.memory.optimizers.frame import Block, Frame
+from whatfits.estimator.memory.optimizers.linalg_scratch import record_svd
+from whatfits.estimator.memory.optimizers.low_rank import LowRankProgram, Projection
 from whatfits.estimator.memory.optimizers.parameters import Parameters
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import (
@@ -27,6 +29,7 @@ __all__ = [
     "SGDM",
     "Blockwise8bitMethod",
     "OwnBlockwise8bit",
+    "OwnGaLore8bit",
     "codebook_states",
     "own_blockwise_states",
     "record_chunk_workspace",
@@ -161,3 +164,99 @@ class OwnBlockwise8bit(PerParameterProgram):
         """
         state = sum(state.nbytes for state in self.states(parameter))
         return StepWork(0, 3 * parameter.numel * self.param_dtype_bytes + 2 * state, 0, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnGaLore8bit(LowRankProgram):
+    """`whatfits.optim_impls.galore_8bit`: P is a copy, and nothing as large as the weights is made outside the SVD."""
+
+    @property
+    def local_names(self) -> tuple[str, ...]:
+        """None: each update frees what it makes."""
+        return ()
+
+    def moment_numel(self, parameter: ParameterTensor) -> int:
+        """Elements of each moment."""
+        projection = self.projection(parameter)
+        return parameter.numel if projection is None else projection.low_rank
+
+    def projection_states(self, projection: Projection) -> tuple[StateTensor, ...]:
+        """P in the parameters' dtype."""
+        return (StateTensor(name="projection", nbytes=projection.matrix * self.param_dtype_bytes),)
+
+    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
+        """P of r M s bytes and two moments of r N elements, 8-bit from 4096 elements on; elsewhere moments of e.
+
+        Source: arXiv:2403.03507 section 4.2; galore_8bit.py.
+        Assumes: the step counter is a number.
+        """
+        projection = self.projection(parameter)
+        numel = self.moment_numel(parameter)
+        moments = own_blockwise_states(numel, ADAM, quantised=is_quantised(numel))
+        return moments if projection is None else (*self.projection_states(projection), *moments)
+
+    def shared_states(self, parameters: Sequence[ParameterTensor]) -> tuple[StateTensor, ...]:
+        """The codebooks, once some moment is quantised."""
+        kinds = Parameters.of(parameters).kinds
+        quantised = any(is_quantised(self.moment_numel(kind.example)) for kind in kinds)
+        return codebook_states(ADAM) if quantised else ()
+
+    def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
+        """Make the state in the first step; refresh P where due; project, step the moments, add one product."""
+        projection = self.projection(parameter)
+        numel = self.moment_numel(parameter)
+        if phase is StepPhase.first:
+            if is_quantised(numel):
+                for shared in codebook_states(ADAM):
+                    frame.shared_state(shared.name, shared.nbytes)
+            for state in self.states(parameter):
+                frame.state(parameter.name, state.name, state.nbytes)
+        if projection is None:
+            held = [frame.temporary(STEP_COUNT_BYTES, "step count")]
+        else:
+            if phase is not StepPhase.steady:
+                self.record_refresh(frame, parameter, projection)
+            held = self.record_project(frame, projection)
+        workspace = record_chunk_workspace(
+            frame, numel, self.param_dtype_bytes, len(ADAM.moments), quantised=is_quantised(numel)
+        )
+        frame.free(*workspace, *held)
+
+    def record_refresh(self, frame: Frame, parameter: ParameterTensor, projection: Projection) -> None:
+        """A thin SVD in fp32, whose leading vectors are copied into P."""
+        copies = (
+            []
+            if self.param_dtype_bytes == FP32_BYTES
+            else [frame.temporary(FP32_BYTES * projection.full, "fp32 gradient")]
+        )
+        square, full = FP32_BYTES * projection.short_side**2, FP32_BYTES * projection.full
+        sizes = (
+            {"svd.U": full, "svd.Vh": square} if projection.is_right else {"svd.U": square, "svd.Vh": full}
+        )
+        factors = [frame.temporary(nbytes, label) for label, nbytes in sizes.items()]
+        factors.append(frame.temporary(FP32_BYTES * projection.short_side, "svd.S"))
+        record_svd(frame, *parameter.shape)
+        frame.free(*copies, *factors)
+
+    def record_project(self, frame: Frame, projection: Projection) -> list[Block]:
+        """The projected gradient, in whose place the direction is written."""
+        return [frame.temporary(projection.low_rank * self.param_dtype_bytes, "projected gradient")]
+
+    def update_work(self, parameter: ParameterTensor) -> StepWork:
+        """FLOPs = 4 m n r; bytes = s (3 m n + 4 r N + 2 r M) + 2 x moments' bytes for a projected matrix.
+
+        Read the gradient, read and write the weights; the projected gradient is written, read, overwritten and read.
+
+        Source: galore_8bit.py.
+        Assumes: a chunk's copies stay in cache.
+        """
+        projection = self.projection(parameter)
+        numel = self.moment_numel(parameter)
+        moments = own_blockwise_states(numel, ADAM, quantised=is_quantised(numel))
+        moved = 2 * sum(state.nbytes for state in moments)
+        if projection is None:
+            return StepWork(0, 3 * parameter.numel * self.param_dtype_bytes + moved, 0, None)
+        elements = 3 * projection.full + 4 * projection.low_rank + 2 * projection.matrix
+        moved += elements * self.param_dtype_bytes
+        svd_work = projection.full * projection.short_side
+        return StepWork(2 * projection.product_flops, moved, svd_work, self.update_interval)
