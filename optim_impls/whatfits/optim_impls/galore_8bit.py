@@ -164,10 +164,11 @@ class GaLore8bit(PerParameterOptimizer):
         # The direction takes the place of the projected gradient.
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
         factors = (projected, projection) if low.is_right else (projection, projected)
-        self.add_product(param, *factors, group)
+        self.add_product(param, *factors, state, group)
 
-    def add_product(self, param: Tensor, left: Tensor, right: Tensor, group: Group) -> None:
+    def add_product(self, param: Tensor, left: Tensor, right: Tensor, state: State, group: Group) -> None:
         """One pass over the weights: p <- (1 - lr weight_decay) p - lr scale left right."""
+        del state
         lr = group["lr"]
         param.addmm_(left, right, beta=1 - lr * group["weight_decay"], alpha=-lr * group["projection_scale"])
 

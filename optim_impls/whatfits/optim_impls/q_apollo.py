@@ -95,7 +95,7 @@ class QApollo(GaLore8bit):
         norms = torch.linalg.vector_norm(projected, dim=dim, dtype=torch.float32)
         update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
-        factors = torch.linalg.vector_norm(projected, dim=dim, dtype=torch.float32)
+        factors: Tensor = torch.linalg.vector_norm(projected, dim=dim, dtype=torch.float32)
         scale: float = group["projection_scale"]
         factors.div_(norms.clamp_(min=1e-30)).mul_(math.sqrt(scale) if group["tensor_wise"] else scale)
         return factors

@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from whatfits.optim_impls import adan, blockwise_8bit, frugal_entry, galore_8bit, gwt, lion, mezo, sm3
+from whatfits.optim_impls import (
+    adan,
+    blockwise_8bit,
+    frugal_entry,
+    galore_8bit,
+    gwt,
+    lion,
+    mezo,
+    q_apollo,
+    q_galore,
+    sm3,
+)
 from whatfits.optim_impls.adapters import (
     badam,
     bitsandbytes,
@@ -29,6 +40,8 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     # Quantised states and weights
     *blockwise_8bit.ENTRIES,
     galore_8bit.ENTRY,
+    q_galore.ENTRY,
+    *q_apollo.ENTRIES,
     # Libraries, each an extra
     *torchao.ENTRIES,
     *bitsandbytes.ENTRIES,

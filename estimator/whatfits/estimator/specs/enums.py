@@ -99,8 +99,11 @@ class OptimizerName(StrEnum):
     GALORE_ADAMW_8BIT = "galore_adamw_8bit"
     GALORE_ADAFACTOR = "galore_adafactor"
     FIRA = "fira"
+    Q_GALORE = "q_galore"
     APOLLO = "apollo"
     APOLLO_MINI = "apollo_mini"
+    Q_APOLLO = "q_apollo"
+    Q_APOLLO_MINI = "q_apollo_mini"
     MUON = "muon"
     SOAP = "soap"
 

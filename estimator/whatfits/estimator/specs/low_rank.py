@@ -15,6 +15,9 @@ RANKED_OPTIMIZERS: Final = frozenset(
         OptimizerName.FRUGAL,
         OptimizerName.APOLLO,
         OptimizerName.APOLLO_MINI,
+        OptimizerName.Q_GALORE,
+        OptimizerName.Q_APOLLO,
+        OptimizerName.Q_APOLLO_MINI,
     }
 )
 """Optimizers that project gradients to a rank; FRUGAL, which takes it for its density times the hidden size."""

@@ -15,6 +15,7 @@ from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
+from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo, OwnQGaLore
 from whatfits.estimator.memory.optimizers.own_split import Gwt, OwnFrugal
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerName
@@ -79,6 +80,40 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             has_block_size=True,
             implementations=PUBLISHED_OR_OWN,
             build=_galore_adamw_8bit,
+        ),
+        OptimizerName.Q_GALORE: OptimizerFacts(
+            title="Q-GaLore",
+            summary="GaLore with 8-bit moments, 4-bit projections, fewer SVDs, and weights that can be 8-bit integers.",
+            paper="Zhang et al.: Q-GaLore: Quantized GaLore with INT4 Projection and Layer-Adaptive Low-Rank Gradients, "
+            "arXiv:2407.08296",
+            source="whatfits.optim_impls.q_galore, weights in the parameters' dtype",
+            default_rank=_GALORE_RANK,
+            build=lambda s: OwnQGaLore(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.Q_APOLLO: OptimizerFacts(
+            title="Q-APOLLO",
+            summary="APOLLO with 8-bit moments, its projection drawn anew, and weights that can be 8-bit integers.",
+            paper=_APOLLO_PAPER,
+            source="whatfits.optim_impls.q_apollo, weights in the parameters' dtype",
+            default_rank=_APOLLO_RANK,
+            build=lambda s: OwnQApollo(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.Q_APOLLO_MINI: OptimizerFacts(
+            title="Q-APOLLO-Mini",
+            summary="APOLLO-Mini, almost without state for linear layers, with weights that can be 8-bit integers.",
+            paper=_APOLLO_PAPER,
+            source="whatfits.optim_impls.q_apollo, weights in the parameters' dtype",
+            default_rank=RankRule(rank=lambda _: 1, text="1 (arXiv:2412.05270, section 4.2)"),
+            build=lambda s: OwnQApollo(
+                param_dtype_bytes=s.param_dtype_bytes,
+                rank=s.rank,
+                update_interval=s.update_interval,
+                scales_tensor=True,
+            ),
         ),
         OptimizerName.GALORE_ADAFACTOR: OptimizerFacts(
             title="GaLore with Adafactor",

@@ -206,24 +206,31 @@ class OwnGaLore8bit(LowRankProgram):
         projection = self.projection(parameter)
         numel = self.moment_numel(parameter)
         if phase is StepPhase.first:
-            if is_quantised(numel):
-                for shared in codebook_states(ADAM):
-                    frame.shared_state(shared.name, shared.nbytes)
-            for state in self.states(parameter):
-                frame.state(parameter.name, state.name, state.nbytes)
+            self.record_states(frame, parameter)
         if projection is None:
             held = [frame.temporary(STEP_COUNT_BYTES, "step count")]
         else:
             if phase is not StepPhase.steady:
-                self.record_refresh(frame, parameter, projection)
+                self.record_refresh(frame, parameter, projection, phase)
             held = self.record_project(frame, projection)
         workspace = record_chunk_workspace(
             frame, numel, self.param_dtype_bytes, len(ADAM.moments), quantised=is_quantised(numel)
         )
         frame.free(*workspace, *held)
 
-    def record_refresh(self, frame: Frame, parameter: ParameterTensor, projection: Projection) -> None:
-        """A thin SVD in fp32, whose leading vectors are copied into P."""
+    def record_states(self, frame: Frame, parameter: ParameterTensor) -> None:
+        """Make a parameter's state; the first quantised moments come with the codebooks."""
+        if is_quantised(self.moment_numel(parameter)):
+            for shared in codebook_states(ADAM):
+                frame.shared_state(shared.name, shared.nbytes)
+        for state in self.states(parameter):
+            frame.state(parameter.name, state.name, state.nbytes)
+
+    def record_refresh(
+        self, frame: Frame, parameter: ParameterTensor, projection: Projection, phase: StepPhase
+    ) -> None:
+        """A thin SVD in fp32, whose leading vectors are copied into P; first and later ones alike."""
+        del phase
         copies = (
             []
             if self.param_dtype_bytes == FP32_BYTES
