@@ -107,7 +107,13 @@ def test_holds_and_allocates_what_it_declares(device: torch.device, shape: str, 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lr", -1.0), ("eps", 0.0), ("weight_decay", -0.1), ("betas", (0.98, 1.0, 0.99)), ("betas", (0.98, 0.9, -1.0))],
+    [
+        ("lr", -1.0),
+        ("eps", 0.0),
+        ("weight_decay", -0.1),
+        ("betas", (0.98, 1.0, 0.99)),
+        ("betas", (0.98, 0.9, -1.0)),
+    ],
 )
 def test_bad_hyper_parameters_are_refused_by_name(name: str, value: object) -> None:
     params = make_params([((4, 4), Role.MATRIX)], torch.float32, torch.device("cpu"))

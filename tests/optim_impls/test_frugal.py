@@ -71,7 +71,7 @@ class _Algorithm1:
         self.param = self.param * (1 - LR * DECAY) - LR * up(adam) - LR * self.scale * free
 
 
-def part_maps(state: dict[str, Any], shape: tuple[int, int]) -> tuple[Any, Any]:
+def part_maps(state: dict[str, Any], shape: tuple[int, ...]) -> tuple[Any, Any]:
     """`down` and `up` of what the optimizer chose."""
     if "projection" in state:
         projection = state["projection"].double()
@@ -261,7 +261,9 @@ def test_blocks_hold_and_allocate_what_is_declared(device: torch.device, dtype: 
         set_grads(params, step)
         traced = peak_of_step(trace_optimizer_step(optimizer))
         held = sorted(storage_bytes(state_tensors(optimizer)))
-        in_program = [s for tensor in tensors for s in program.states(tensor)] + list(program.shared_states(tensors))
+        in_program = [s for tensor in tensors for s in program.states(tensor)] + list(
+            program.shared_states(tensors)
+        )
 
         assert held == sorted(state.nbytes for state in states)
         assert held == sorted(state.nbytes for state in in_program)

@@ -25,7 +25,7 @@ LR, BETAS, EPS, SCALE = 1e-2, (0.9, 0.999), 1e-6, 0.25
 
 def haar(signal: torch.Tensor, level: int) -> list[torch.Tensor]:
     """Coarse coefficients, then details from the coarsest to the finest; an odd length is filled with a zero."""
-    details = []
+    details: list[torch.Tensor] = []
     for _ in range(level):
         if signal.shape[1] % 2:
             signal = torch.cat([signal, signal.new_zeros(len(signal), 1)], 1)
@@ -79,7 +79,7 @@ class _Algorithm1:
         self.param = decayed - step_size * inverse_haar(parts, grad.shape[1])
 
 
-HYPERS = {
+HYPERS: dict[str, dict[str, Any]] = {
     "default": {"level": 2, "norm_growth_limit": None, "bias_correction": True, "weight_decay": 0.0},
     "one level": {"level": 1, "norm_growth_limit": None, "bias_correction": True, "weight_decay": 0.1},
     "three levels": {"level": 3, "norm_growth_limit": None, "bias_correction": False, "weight_decay": 0.0},

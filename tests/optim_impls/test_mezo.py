@@ -1,7 +1,7 @@
 """MeZO: equal to the paper's algorithm with all noise held, in float64; no state, a piece of noise at a time."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ STEPS = 20
 LR, EPS = 1e-3, 1e-3
 
 
-def quadratic(params: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
+def quadratic(params: Sequence[torch.Tensor]) -> Callable[[], torch.Tensor]:
     """Half the squared distance from 1."""
 
     def closure() -> torch.Tensor:
@@ -27,7 +27,7 @@ def quadratic(params: list[torch.Tensor]) -> Callable[[], torch.Tensor]:
     return closure
 
 
-def noise(optimizer: MeZO, params: list[torch.Tensor]) -> list[torch.Tensor]:
+def noise(optimizer: MeZO, params: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """z of the next step, by letting an optimizer of the same seed and step move zeros."""
     group = optimizer.param_groups[0]
     zeros = [torch.nn.Parameter(torch.zeros_like(param)) for param in params]
@@ -45,7 +45,10 @@ def noise(optimizer: MeZO, params: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def test_equals_the_algorithm_in_float64(device: torch.device) -> None:
     """arXiv:2305.17333, Algorithm 1: p <- p - lr (L(p + eps z) - L(p - eps z)) / (2 eps) z."""
-    params = [param for param, _ in make_params([((40, 30), Role.MATRIX), ((11,), Role.VECTOR)], torch.float32, device)]
+    params = [
+        param
+        for param, _ in make_params([((40, 30), Role.MATRIX), ((11,), Role.VECTOR)], torch.float32, device)
+    ]
     optimizer = MeZO(params, lr=LR, eps=EPS, weight_decay=0.1, seed=3)
     expected = [param.detach().double() for param in params]
 
@@ -120,6 +123,7 @@ def test_holds_nothing_and_allocates_one_piece(device: torch.device, shape: str,
     losses = [torch.tensor(2.0), torch.tensor(1.0)]
     log = StorageLog(device.type, [param, *losses])
     with log:
+        assert isinstance(optimizer, MeZO)
         optimizer.step(losses.pop)
     log.close()
     tensor = ParameterTensor(name="p", shape=size, role=PROGRAM_ROLES[role])

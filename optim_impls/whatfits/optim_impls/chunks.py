@@ -17,9 +17,8 @@ CHUNK = 2**20
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of tensors of one shape, piece by piece: flat where all are contiguous, else some rows at a time."""
-    first = tensors[0]
     if all(tensor.is_contiguous() for tensor in tensors):
-        yield from zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
+        yield from zip(*(torch.split(tensor.view(-1), CHUNK) for tensor in tensors), strict=True)
     else:
         yield from row_chunks(*tensors)
 
@@ -27,7 +26,7 @@ def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def row_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Views of tensors with the same number of rows, as many rows at a time as the first has in a piece."""
     rows = rows_per_chunk(tensors[0].shape)
-    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    yield from zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 def rows_per_chunk(shape: tuple[int, ...]) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whatfits.optim_impls.adamw import fused_adamw
-from whatfits.optim_impls.chunks import CHUNK, chunks, row_chunks, rows_per_chunk, scratch_for
+from whatfits.optim_impls.chunks import chunks, row_chunks, rows_per_chunk, scratch_for
 
 __all__ = [
     "PROJECTED_SPLITS",
@@ -44,7 +44,7 @@ def state_free_update(
     weight_decay: float,
     decay_lr: float,
 ) -> None:
-    """p <- (1 - decay_lr wd) p - lr sign(g), or - lr g, in place. All tensors have one shape; sign needs scratch."""
+    """In place, p <- (1 - decay_lr wd) p - lr sign(g), or - lr g. All tensors have one shape; sign needs scratch."""
     if weight_decay:
         param.mul_(1 - decay_lr * weight_decay)
     if rule == "sign":
@@ -82,7 +82,8 @@ def _leading_singular_vectors(grad: Tensor, rank: int, *, is_right: bool) -> Ten
     matrix = grad.float()
     gram = matrix.t() @ matrix if is_right else matrix @ matrix.t()
     del matrix
-    return torch.linalg.eigh(gram).eigenvectors[:, -rank:]
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors
+    return vectors[:, -rank:]
 
 
 def update_columns(

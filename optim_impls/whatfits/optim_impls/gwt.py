@@ -61,7 +61,7 @@ def gwt_update(
     block: int,
     step_size: float,
 ) -> None:
-    """p <- p - step (g / denominator + difference), the last two one number per block of columns; p in place.
+    """In place, p <- p - step (g / denominator + difference), the last two one number per block of columns.
 
     Shapes: param, grad, scratch (rows, n); difference, denominator (rows, ceil(n / block)).
     """
@@ -169,8 +169,9 @@ class GWT(PerParameterOptimizer):
         if group["bias_correction"]:
             step_size *= sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
         scratch = param.new_empty(rows_per_chunk(param.shape), param.shape[1])
-        for rows in row_chunks(param, grad, coarse, denominator):
-            gwt_update(*rows, scratch[: len(rows[0])], block=block, step_size=step_size)
+        for piece, piece_grad, difference, part in row_chunks(param, grad, coarse, denominator):
+            rows = scratch[: len(piece)]
+            gwt_update(piece, piece_grad, difference, part, rows, block=block, step_size=step_size)
 
 
 def _is_transformed(num_dims: int, group: Group) -> bool:

@@ -28,7 +28,7 @@ def lion_update(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> None:
-    """p <- (1 - lr wd) p - lr sign(b1 m + (1 - b1) g), then m <- b2 m + (1 - b2) g, in place.
+    """In place, p <- (1 - lr wd) p - lr sign(b1 m + (1 - b1) g), then m <- b2 m + (1 - b2) g.
 
     All tensors have one shape; `scratch` is overwritten.
     """

@@ -26,7 +26,7 @@ SEEDS = 2**63
 
 
 def add_noise(param: Tensor, generator: torch.Generator, *, scale: float) -> None:
-    """p <- p + scale z with z ~ N(0, 1) in the parameter's dtype, in place; draws are the same for the same generator."""
+    """In place, p <- p + scale z with z ~ N(0, 1) in the parameter's dtype; the draws depend on the generator alone."""
     scratch = scratch_for(param)
     for (piece,) in chunks(param):
         noise = scratch[: piece.numel()].view(piece.shape)

@@ -42,7 +42,7 @@ def sm3_update(
     momentum: float,
     eps: float,
 ) -> None:
-    """nu <- min over covers + g^2; covers <- max of nu over their slices; p <- p - lr g / sqrt(nu), in place.
+    """In place, nu <- min of covers + g^2; covers <- max of nu over their slices; p <- p - lr g / sqrt(nu).
 
     `param`, `grad`, `momentum_buffer`, `scratch`: some rows of the parameter. `rows`: one number per row (d_0,).
     `others`: accumulators of the other dimensions, d_1, d_2, ..., only read; `maxima` collect their successors.

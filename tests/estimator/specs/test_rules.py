@@ -235,6 +235,10 @@ UNSUPPORTED = [
         {"training": {"optimizer": {"name": "apollo"}}, "parallelism": {"zero_stage": 3}, "hardware": EIGHT},
         "training.optimizer.name: apollo takes whole matrices",
     ),
+    (
+        {"training": {"optimizer": {"name": "mezo"}}},
+        "training.optimizer.name: mezo has no backward pass, and every profile of a run has one",
+    ),
     ({"hardware": {"gpu": "b100"}}, "hardware.gpu: no device report of the usable memory of B100 is known"),
     ({"hardware": {"gpu": "t4"}}, "hardware.gpu: T4 (7.5) has no bf16 arithmetic"),
 ]

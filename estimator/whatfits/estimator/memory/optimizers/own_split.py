@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whatfits.estimator.memory.optimizers.frame import Frame
-from whatfits.estimator.memory.optimizers.frugal import MOMENTS, OWNER, Frugal
+from whatfits.estimator.memory.optimizers.frugal import MOMENTS, Frugal
 from whatfits.estimator.memory.optimizers.own_elementwise import CHUNK, OwnProgram, piece_rows
 from whatfits.estimator.memory.optimizers.parameters import Parameters, is_linear_matrix
 from whatfits.estimator.memory.optimizers.program import ParameterTensor, StateTensor, StepPhase, StepWork
@@ -56,7 +56,7 @@ class Gwt(SplitProgram):
     def coarse_bytes(self, parameter: ParameterTensor) -> int:
         """Coefficients of a matrix: m ceil(n / 2^l) s bytes."""
         rows, columns = parameter.shape
-        return rows * -(-columns // 2**self.level) * self.param_dtype_bytes
+        return rows * -(-columns // (1 << self.level)) * self.param_dtype_bytes
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
         """Moments of the coarse coefficients, 2 m ceil(n / 2^l) s; AdamW's elsewhere.
@@ -270,7 +270,7 @@ class FrugalProjected(FrugalPart):
         return max(1, round(min(parameter.shape) * self.density))
 
     def part_bytes(self, parameter: ParameterTensor) -> tuple[StateTensor, int]:
-        """r M s bytes of projection, r N s per moment."""
+        """Projection, r M s, and r N s per moment."""
         rank = self.rank(parameter)
         nbytes = rank * min(parameter.shape) * self.param_dtype_bytes
         projection = StateTensor(name="projection", nbytes=nbytes)
