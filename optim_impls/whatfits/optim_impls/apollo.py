@@ -43,16 +43,15 @@ def scaled_gradient_update(
     *,
     rate: float,
     correction: float,
-    is_first: bool,
 ) -> None:
-    """p <- p - rate c_j g_j, its norm limited; the scaled gradient is never formed: |c G|^2 = sum of (c_j |g_j|)^2.
+    """P <- p - rate c_j g_j, its norm limited; the scaled gradient is never formed: |c G|^2 = sum of (c_j |g_j|)^2.
 
     `correction` is Adam's of its bias, which the factors have in them and the limited norm has not. Changes `factors`.
     """
     dim = 1 if factors.numel() > 1 else None
     norms = torch.linalg.vector_norm(grad, dim=dim, keepdim=True).mul_(factors)
     norm = torch.linalg.vector_norm(norms).float().div_(correction)
-    factors.div_(limit_growth(norm, last_norm, is_first=is_first))
+    factors.div_(limit_growth(norm, last_norm))
     param.addcmul_(grad, factors, value=-rate)
 
 
@@ -77,7 +76,11 @@ class APOLLO(LowRankOptimizer):
         if stored is not None and since > 0:
             return stored
         low = self.low_rank(param, group)
-        p = torch.empty(low.projection_shape, dtype=param.dtype, device=param.device) if stored is None else stored
+        p = (
+            torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)
+            if stored is None
+            else stored
+        )
         draw_random(p, seeded_generator(group["seed"], state["number"], draw, param.device))
         return p
 
@@ -86,7 +89,12 @@ class APOLLO(LowRankOptimizer):
         step, (beta1, beta2) = state["step"], group["betas"]
         projected = tall(grad) @ self.projection(param, state, group).T
         direction = adam_direction(
-            projected, state["exp_avg"], state["exp_avg_sq"], step=step, betas=group["betas"], eps=group["eps"]
+            projected,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            step=step,
+            betas=group["betas"],
+            eps=group["eps"],
         )
         dim = None if group["scales_tensor"] else 1
         factors = torch.linalg.vector_norm(direction, dim=dim, keepdim=True)
@@ -101,7 +109,6 @@ class APOLLO(LowRankOptimizer):
             state["limiter_norm"],
             rate=group["lr"] * math.sqrt(group["projection_scale"]),
             correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
-            is_first=step == 1,
         )
 
 

@@ -49,12 +49,12 @@ def add_with_residual(
     direction: Tensor,  # (N, r), changed
     last_norm: Tensor,  # ()
     *,
-    rates: tuple[float, float],
+    rate: float,
+    weight: float,
     kept: float,
     correction: float,
-    is_first: bool,
 ) -> None:
-    """p <- p - rates[0] U P - rates[1] S / limiter, with S = s_j (g_j - kept r_j P) and s_j = |u_j| / |r_j|.
+    """P <- p - rate (U P + weight S / limiter), with S = s_j (g_j - kept r_j P) and s_j = |u_j| / |r_j|.
 
     `correction` is Adam's of its bias, which U has in it and the limited norm has not.
     """
@@ -67,13 +67,13 @@ def add_with_residual(
     del full
     norm = squares.sum().sqrt_().div_(correction)
     del norms, squares
-    factors.div_(limit_growth(norm, last_norm, is_first=is_first))
+    factors.div_(limit_growth(norm, last_norm))
     low_factors = factors.to(param.dtype)
     del factors
-    # U - (rates[1] / rates[0]) kept s R: what of both parts lies in the subspace.
-    direction.addcmul_(projected, low_factors, value=-kept * rates[1] / rates[0])
-    param.addmm_(direction, projection, alpha=-rates[0])
-    param.addcmul_(grad, low_factors, value=-rates[1])
+    # What of both parts lies in the subspace: U - weight kept s R.
+    direction.addcmul_(projected, low_factors, value=-kept * weight)
+    param.addmm_(direction, projection, alpha=-rate)
+    param.addcmul_(grad, low_factors, value=-rate * weight)
 
 
 class Fira(SubspaceOptimizer):
@@ -90,25 +90,29 @@ class Fira(SubspaceOptimizer):
         step, (beta1, beta2), lr = state["step"], group["betas"], group["lr"]
         projected = tall(grad) @ state["projection"].T
         direction = adam_direction(
-            projected, state["exp_avg"], state["exp_avg_sq"], step=step, betas=group["betas"], eps=group["eps"]
+            projected,
+            state["exp_avg"],
+            state["exp_avg_sq"],
+            step=step,
+            betas=group["betas"],
+            eps=group["eps"],
         )
         if group["weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
         scale = group["projection_scale"]
         in_both = group["scales_residual"]
-        if lr:
-            add_with_residual(
-                tall(param),
-                tall(grad),
-                state["projection"],
-                projected,
-                direction,
-                state["limiter_norm"],
-                rates=(lr * scale, lr * scale if in_both else lr),
-                kept=1.0 if in_both else scale,
-                correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
-                is_first=step == 1,
-            )
+        add_with_residual(
+            tall(param),
+            tall(grad),
+            state["projection"],
+            projected,
+            direction,
+            state["limiter_norm"],
+            rate=lr * scale,
+            weight=1.0 if in_both else 1.0 / scale,
+            kept=1.0 if in_both else scale,
+            correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
+        )
 
 
 def residual_transient(low: LowRank, dtype: torch.dtype) -> int:

@@ -29,7 +29,14 @@ from whatfits.optim_impls.low_rank import (
 )
 from whatfits.optim_impls.projection import PROJECTORS, LowRank, refresh_bytes, seeded_generator, tall
 
-__all__ = ["ENTRY", "SUBSPACE_DEFAULTS", "GaLore", "SubspaceOptimizer", "projected_states", "refreshed_transient"]
+__all__ = [
+    "ENTRY",
+    "SUBSPACE_DEFAULTS",
+    "GaLore",
+    "SubspaceOptimizer",
+    "projected_states",
+    "refreshed_transient",
+]
 
 
 class SubspaceOptimizer(LowRankOptimizer):
@@ -58,7 +65,7 @@ class GaLore(SubspaceOptimizer):
     """GaLore for groups of role `matrix`, AdamW for the others."""
 
     def update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
-        """p <- (1 - lr weight_decay) p - lr scale U P, with U AdamW's direction for A P^T."""
+        """P <- (1 - lr weight_decay) p - lr scale U P, with U AdamW's direction for A P^T."""
         self.refresh(grad, state, group)
         projected = tall(grad) @ state["projection"].T
         direction = adam_direction(

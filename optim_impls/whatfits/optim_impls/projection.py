@@ -79,7 +79,9 @@ def draw_random(out: Tensor, generator: torch.Generator | None) -> None:
 class Projector(Protocol):
     """Writes the directions of a gradient into P."""
 
-    def __call__(self, out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
+    def __call__(
+        self, out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool
+    ) -> None:
         """Shapes: out (r, M), grad (m, n). Where it is not the first, `out` holds the directions so far."""
         ...
 

@@ -5,8 +5,11 @@ from types import MappingProxyType
 
 from whatfits.optim_impls import (
     adan,
+    apollo,
     blockwise_8bit,
+    fira,
     frugal_entry,
+    galore,
     galore_8bit,
     gwt,
     lion,
@@ -37,6 +40,10 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     gwt.ENTRY,
     *frugal_entry.ENTRIES,
     mezo.ENTRY,
+    # Low-rank projections
+    *apollo.ENTRIES,
+    galore.ENTRY,
+    fira.ENTRY,
     # Quantised states and weights
     *blockwise_8bit.ENTRIES,
     galore_8bit.ENTRY,

@@ -12,7 +12,11 @@ OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset(
         OptimizerName.LION,
         OptimizerName.ADAN,
         OptimizerName.FRUGAL,
+        OptimizerName.GALORE_ADAMW,
         OptimizerName.GALORE_ADAMW_8BIT,
+        OptimizerName.FIRA,
+        OptimizerName.APOLLO,
+        OptimizerName.APOLLO_MINI,
     }
 )
 """Optimizers that take `implementation: whatfits`: one program for the published code, one for `whatfits.optim_impls`.

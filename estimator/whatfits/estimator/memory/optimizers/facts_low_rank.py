@@ -14,6 +14,7 @@ from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
+from whatfits.estimator.memory.optimizers.own_low_rank import OwnApollo, OwnFira, OwnGaLore
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo, OwnQGaLore
 from whatfits.estimator.memory.optimizers.own_split import Gwt, OwnFrugal
@@ -67,7 +68,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_GALORE_PAPER,
             source="galore_torch.GaLoreAdamW, galore-torch 1.0",
             default_rank=_GALORE_RANK,
-            build=lambda s: GaLoreAdamW(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnGaLore if s.is_own_code else GaLoreAdamW)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -132,7 +134,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             "arXiv:2410.01623",
             source="pytorch_optimizer.Fira, pytorch-optimizer 4.1.0",
             default_rank=_FIRA_RANK,
-            build=lambda s: Fira(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnFira if s.is_own_code else Fira)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -163,7 +166,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_APOLLO_PAPER,
             source="apollo-torch 1.0.3 (state and allocations as traced)",
             default_rank=_APOLLO_RANK,
-            build=lambda s: Apollo(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnApollo if s.is_own_code else Apollo)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -173,7 +177,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_APOLLO_PAPER,
             source="apollo-torch 1.0.3 (state and allocations as traced)",
             default_rank=RankRule(rank=lambda _: 1, text="1 (arXiv:2412.05270, section 4.2)"),
-            build=lambda s: Apollo(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnApollo if s.is_own_code else Apollo)(
                 param_dtype_bytes=s.param_dtype_bytes,
                 rank=s.rank,
                 update_interval=s.update_interval,
