@@ -89,8 +89,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) to (..., out)."""
-        product: Tensor = _Product.apply(x, self.weight, self.int8)  # type: ignore[no-untyped-call]  # torch's own
-        return product if self.bias is None else product + self.bias
+        product: Tensor = _Product.apply(x, self.weight, self.bias, self.int8)  # type: ignore[no-untyped-call]  # torch's
+        return product
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Int8Linear":
         """Moves as other modules do, but scales stay fp32, and the stand-in keeps to one element."""
@@ -145,24 +145,27 @@ def _stand_in(
 
 
 class _Product(torch.autograd.Function):
-    """x W^T, with W made anew for the backward pass and its gradient given to the stand-in."""
+    """x W^T + b, with W made anew for the backward pass and its gradient given to the stand-in."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stand_in: Tensor, int8: Int8Weight) -> Tensor:  # ctx is torch's
-        """(..., in) to (..., out)."""
+    def forward(ctx: Any, x: Tensor, stand_in: Tensor, bias: Tensor | None, int8: Int8Weight) -> Tensor:
+        """(..., in) to (..., out); ctx is torch's."""
         ctx.int8, ctx.dtype = int8, stand_in.dtype
         ctx.save_for_backward(x)
-        return functional.linear(x, int8.dequantize(x.dtype))
+        return functional.linear(x, int8.dequantize(x.dtype), bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # ctx is torch's
-        """Gradients of x and of the weight."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        """Gradients of x, of the weight and of the bias; ctx is torch's."""
         (grad,), (x,) = grads, ctx.saved_tensors
-        wants_x, wants_weight, _ = ctx.needs_input_grad
-        weight_grad = None
-        if wants_weight:
-            weight_grad = (grad.flatten(0, -2).T @ x.flatten(0, -2)).to(ctx.dtype)
-        return grad @ ctx.int8.dequantize(grad.dtype) if wants_x else None, weight_grad, None
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        return (
+            grad @ ctx.int8.dequantize(grad.dtype) if wants_x else None,
+            (rows.T @ x.reshape(-1, x.shape[-1])).to(ctx.dtype) if wants_weight else None,
+            rows.sum(0) if wants_bias else None,
+            None,
+        )
 
 
 def quantize_linears(

@@ -11,7 +11,7 @@ Differs from the paper: nothing known. Differs from the released code: that keep
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from whatfits.optim_impls.galore_8bit import (
     low_rank_of,
     moments_workspace,
 )
-from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
+from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
 from whatfits.optim_impls.q_galore import rounding_generator, stable_number
 
 __all__ = ["ENTRIES", "QApollo", "QApolloDeclaration", "limit_growth"]
@@ -103,7 +103,7 @@ class QApollo(GaLore8bit):
     def _add_scaled(self, param: Tensor, grad: Tensor, factors: Tensor, state: State, group: Group) -> None:
         lr, keep = group["lr"], 1 - group["lr"] * group["weight_decay"]
         weight = int8_of(param)
-        if weight is None:
+        if weight is None and (keep == 1 or param.dtype is torch.float32):
             if keep != 1:
                 param.mul_(keep)
             param.addcmul_(grad, factors.to(param.dtype), value=-lr)
@@ -114,8 +114,23 @@ class QApollo(GaLore8bit):
             torch.mul(grad[rows], factors[rows] if by_row else factors, out=scratch)
             values.mul_(keep).sub_(scratch, alpha=lr)
 
+        if weight is None:
+            _change_in_fp32(param, write)
+            return
         generator = rounding_generator(group["seed"], state["number"], state["step"], param.device)
         add_to_int8(weight, write, generator)
+
+
+def _change_in_fp32(param: Tensor, write: Callable[[Tensor, Tensor, slice], None]) -> None:
+    """Change weights of lower precision in fp32, some rows at a time, so that they are rounded once."""
+    rows, step = param.shape[0], rows_at_a_time(tuple(param.shape), 1)
+    values, scratch = (param.new_empty((step, param.shape[1]), dtype=torch.float32) for _ in range(2))
+    for start in range(0, rows, step):
+        part = slice(start, min(start + step, rows))
+        k = part.stop - start
+        values[:k].copy_(param[part])
+        write(values[:k], scratch[:k], part)
+        param[part].copy_(values[:k])
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,10 @@ class QApolloDeclaration(GaLore8bitDeclaration):
         drawing = low.rank * low.short_side * itemsize + projected
         stepping = projected + 4 * channels + moments_workspace(low.low_numel, parameter.dtype, hyper)
         limiting = 4 * channels + 4 * low.long_side + (12 if phase is not Phase.FIRST else 8)
-        return max(drawing, stepping, projected + 8 * channels, limiting)
+        adding = 4 * channels + 4 * low.long_side
+        if parameter.dtype is not torch.float32 and hyper["weight_decay"]:
+            adding += 8 * rows_at_a_time(parameter.shape, 1) * parameter.shape[1]
+        return max(drawing, stepping, projected + 8 * channels, limiting, adding)
 
 
 DEFAULTS: Mapping[str, Any] = {
