@@ -81,7 +81,7 @@ def limit_growth(norm: Tensor, last_norm: Tensor) -> Tensor:
     A last norm of 0 limits nothing: that of the first step, or of a gradient of zeros.
     Shapes: norm () fp32, last_norm () of any dtype; returns () fp32. arXiv:2410.01623, equation 6.
     """
-    limiter = norm.div(last_norm.float().add_(1e-8)).clamp_(min=GROWTH_LIMIT).div_(GROWTH_LIMIT)
+    limiter = norm.div(last_norm.float() + 1e-8).clamp_(min=GROWTH_LIMIT).div_(GROWTH_LIMIT)
     limiter.masked_fill_(last_norm == 0, 1.0)
     last_norm.copy_(norm / limiter)
     return limiter
