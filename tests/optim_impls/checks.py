@@ -5,6 +5,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from whatfits.estimator.memory.optimizers import (
     OptimizerEvent,
@@ -160,3 +163,36 @@ def events_peak(events: Iterable[OptimizerEvent]) -> int:
         live += event.nbytes if event.kind == "alloc" else -event.nbytes
         peak = max(peak, live)
     return peak
+
+
+def check_shards_step_as_the_whole(entry: OptimizerEntry, dtype: torch.dtype) -> None:
+    """Two ranks' shards of DTensors, one after the other in this process, become the rows of the whole parameter."""
+    whole = train(entry, {}, [SHAPES["tall"]], dtype, torch.device("cpu"), steps=3)[0]
+    (param, _), *_ = make_params([SHAPES["tall"]], dtype, torch.device("cpu"))
+    shards = []
+    for rank in range(2):
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=2)
+        try:
+            shards.append(_train_shard(entry, param.detach(), rank))
+        finally:
+            torch.distributed.destroy_process_group()
+
+    assert torch.equal(torch.cat(shards), whole)
+
+
+def _train_shard(entry: OptimizerEntry, values: torch.Tensor, rank: int) -> torch.Tensor:
+    mesh = init_device_mesh("cpu", (2,))
+
+    def shard(full: torch.Tensor) -> DTensor:
+        return DTensor.from_local(full.chunk(2)[rank].clone(), mesh, [Shard(0)], run_check=False)
+
+    param = torch.nn.Parameter(shard(values))
+    optimizer = build(entry, [(param, Role.MATRIX)], {})
+    for step in range(3):
+        full = torch.empty_like(values)
+        set_grads([full], step)
+        assert full.grad is not None
+        param.grad = shard(full.grad)
+        optimizer.step()
+    assert isinstance(param, DTensor)
+    return param.to_local().detach()

@@ -12,6 +12,7 @@ from tests.optim_impls.checks import (
     build,
     check_bytes,
     check_deterministic_and_resumes,
+    check_shards_step_as_the_whole,
     make_params,
     set_grads,
 )
@@ -97,6 +98,11 @@ class _Algorithm1:
 @pytest.mark.parametrize("bias_correction", [False, True])
 def test_repeats_and_resumes_bitwise(device: torch.device, dtype: torch.dtype, bias_correction: bool) -> None:
     check_deterministic_and_resumes(ENTRY, {"bias_correction": bias_correction}, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_shards_step_as_the_whole(dtype: torch.dtype) -> None:
+    check_shards_step_as_the_whole(ENTRY, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -293,3 +293,16 @@ def test_bad_hyper_parameters_are_refused_by_name(name: str, value: object) -> N
 
     with pytest.raises(ValueError, match=name):
         build(ENTRY, params, {name: value})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("split", BY_SPLIT)
+def test_gradients_of_zero_change_nothing(device: torch.device, split: str, dtype: torch.dtype) -> None:
+    (param, _), *_ = params = make_params([SHAPES["wide"]], dtype, device)
+    before = param.detach().clone()
+    optimizer = build(BY_SPLIT[split], params, {"lr": 1e-1})
+    for zero in (0.0, -0.0, -0.0):
+        param.grad = torch.full_like(param, zero)
+        optimizer.step()
+
+    assert torch.equal(param.detach(), before)

@@ -98,7 +98,7 @@ def test_equals_the_algorithm_in_float64(
     optimizer = build(ENTRY, params, hyper)
     reference = _Algorithm1(param.detach().double(), hyper)
 
-    for step in range(STEPS):
+    for step in range(STEPS if param.numel() < 10**6 else 4):
         set_grads([param], step)
         assert param.grad is not None
         # Sums of a block must not cancel: details over a coefficient near 0 are without bound, rounding errors too.

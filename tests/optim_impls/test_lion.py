@@ -10,10 +10,12 @@ from tests.optim_impls.checks import (
     build,
     check_bytes,
     check_deterministic_and_resumes,
+    check_shards_step_as_the_whole,
     make_params,
     set_grads,
 )
 from whatfits.estimator.memory.optimizers.own_elementwise import OwnLion
+from whatfits.optim_impls.chunks import signs_into
 from whatfits.optim_impls.declare import Role
 from whatfits.optim_impls.lion import ENTRY, Lion
 
@@ -78,6 +80,11 @@ def test_repeats_and_resumes_bitwise(device: torch.device, dtype: torch.dtype) -
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_shards_step_as_the_whole(dtype: torch.dtype) -> None:
+    check_shards_step_as_the_whole(ENTRY, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_holds_and_allocates_what_it_declares(device: torch.device, shape: str, dtype: torch.dtype) -> None:
     check_bytes(ENTRY, {}, OwnLion(param_dtype_bytes=dtype.itemsize), shape, dtype, device)
@@ -91,3 +98,29 @@ def test_bad_hyper_parameters_are_refused_by_name(name: str, value: object) -> N
 
     with pytest.raises(ValueError, match=name):
         build(ENTRY, params, {name: value})
+
+
+@pytest.mark.parametrize("negative_zeros", [False, True])
+def test_signs_of_bf16_are_those_of_torch(negative_zeros: bool) -> None:
+    """Every bf16 number but NaN, and -0.0 where it is announced."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    values = bits.view(torch.bfloat16)[0 if negative_zeros else 1 :]
+    values = values[~values.isnan()]
+    out = torch.empty_like(values)
+
+    factor = signs_into(out, values, negative_zeros=negative_zeros)
+
+    assert torch.equal(out * factor, torch.sign(values))
+
+
+def test_an_element_without_gradients_stays(device: torch.device) -> None:
+    """Rows of an embedding that no token had, whose gradient may be -0.0."""
+    for dtype in DTYPES:
+        (param, _), *_ = params = make_params([SHAPES["embedding"]], dtype, device)
+        before = param.detach().clone()
+        optimizer = build(ENTRY, params, {"lr": 1e-1})
+        for zero in (0.0, -0.0, -0.0):
+            param.grad = torch.full_like(param, zero)
+            optimizer.step()
+
+        assert torch.equal(param.detach(), before)

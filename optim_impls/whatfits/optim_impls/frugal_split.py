@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from whatfits.optim_impls.adamw import fused_adamw
-from whatfits.optim_impls.chunks import chunks, row_chunks, rows_per_chunk, scratch_for
+from whatfits.optim_impls.chunks import chunks, row_chunks, rows_per_chunk, scratch_for, signs_into
 
 __all__ = [
     "PROJECTED_SPLITS",
@@ -49,7 +49,7 @@ def state_free_update(
         param.mul_(1 - decay_lr * weight_decay)
     if rule == "sign":
         assert scratch is not None
-        param.add_(torch.sign(grad, out=scratch), alpha=-lr)
+        param.add_(scratch, alpha=-lr * signs_into(scratch, grad, negative_zeros=True))
     elif rule == "sgd":
         param.add_(grad, alpha=-lr)
 
@@ -139,9 +139,10 @@ def update_projected(
         residual = scratch[: len(piece)]
         if free["rule"] != "none":
             torch.addmm(piece_grad, left_low, right_low, alpha=-1, out=residual)
+        factor = 1.0
         if free["rule"] == "sign":
-            residual.sign_()
-        beta = 0.0 if free["rule"] == "none" else -free["lr"]
+            factor = signs_into(residual, residual, negative_zeros=True)
+        beta = 0.0 if free["rule"] == "none" else -free["lr"] * factor
         torch.addmm(residual, left_update, right_update, beta=beta, out=residual)
         if full["weight_decay"]:
             piece.mul_(1 - full["lr"] * full["weight_decay"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from whatfits.optim_impls.base import Group, PerParameterOptimizer, State, check_fraction, check_non_negative
-from whatfits.optim_impls.chunks import CHUNK, chunks, scratch_for
+from whatfits.optim_impls.chunks import CHUNK, chunks, scratch_for, signs_into
 from whatfits.optim_impls.declare import Capabilities, Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
 
@@ -36,7 +36,8 @@ def lion_update(
     exp_avg.lerp_(grad, 1 - betas[1])
     if weight_decay:
         param.mul_(1 - lr * weight_decay)
-    param.add_(scratch.sign_(), alpha=-lr)
+    # A moving average that begins at 0 is never -0.0.
+    param.add_(scratch, alpha=-lr * signs_into(scratch, scratch, negative_zeros=False))
 
 
 class Lion(PerParameterOptimizer):

@@ -4,7 +4,8 @@ Rohan Anil, Vineet Gupta, Tomer Koren, Yoram Singer: Memory-Efficient Adaptive O
 SM3-II with the cover of a tensor by its slices (section 4): m + n numbers for an m x n matrix, e for a vector.
 
 Differs from the paper: momentum is an option, 0 by default as in the paper's algorithm (its experiments take 0.9);
-without it no momentum tensor exists. `eps` stands in for the paper's 0 / 0 = 0.
+without it no momentum tensor exists. Accumulators begin at `eps`, not at
+0: it stands in for the paper's 0 / 0 = 0.
 """
 
 from math import prod
@@ -40,7 +41,6 @@ def sm3_update(
     *,
     lr: float,
     momentum: float,
-    eps: float,
 ) -> None:
     """In place, nu <- min of covers + g^2; covers <- max of nu over their slices; p <- p - lr g / sqrt(nu).
 
@@ -63,7 +63,7 @@ def sm3_update(
             bound.copy_(scratch) if not slices else torch.amax(scratch, slices, out=bound)
         else:
             torch.maximum(collected, torch.amax(scratch, slices), out=collected)
-    scratch.add_(eps).rsqrt_()
+    scratch.rsqrt_()
     if momentum_buffer is None:
         param.addcmul_(grad, scratch, value=-lr)
     else:
@@ -81,7 +81,8 @@ class SM3(PerParameterOptimizer):
 
     def init_state(self, param: Tensor, group: Group) -> State:
         """One accumulator per dimension in the parameter's dtype, and the momentum where there is one."""
-        state = {f"accumulator_{dim}": param.new_zeros(size) for dim, size in enumerate(param.shape or (1,))}
+        sizes = enumerate(param.shape or (1,))
+        state = {f"accumulator_{dim}": param.new_full((size,), group["eps"]) for dim, size in sizes}
         if group["momentum"]:
             state["momentum_buffer"] = torch.zeros_like(param)
         return state
@@ -107,7 +108,6 @@ class SM3(PerParameterOptimizer):
                 scratch[: len(piece)],
                 lr=group["lr"],
                 momentum=group["momentum"],
-                eps=group["eps"],
             )
         for other, collected in zip(others, maxima, strict=True):
             other.copy_(collected)
