@@ -51,6 +51,7 @@ verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
 
 bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; writes benchmarks/
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/optimizers.py
 	STACK_PYTHON='$(STACK_PYTHON)' $(BIN)/python benchmarks/peers/run.py
 
 docs-optimizers: $(VENV)/.dev ## write docs/optimizers.md from the registry of optimizers
