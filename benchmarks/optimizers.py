@@ -212,7 +212,7 @@ def count_passes(optimizer: torch.optim.Optimizer) -> float:
     total = sum(p.nbytes for group in optimizer.param_groups for p in group["params"])
     with Passes() as passes:
         optimizer.step()
-    return passes.nbytes / total
+    return float(passes.nbytes / total)
 
 
 def compare(name: str, which: str, repeats: int, *, refreshes: bool) -> dict[str, Any]:

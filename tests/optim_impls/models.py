@@ -23,7 +23,8 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden + self.q_proj(self.norm(hidden))
-        return hidden + self.down(torch.relu(self.up(hidden)))
+        residual: Tensor = self.down(torch.relu(self.up(hidden)))
+        return hidden + residual
 
 
 class SmallModel(nn.Module):
@@ -39,7 +40,8 @@ class SmallModel(nn.Module):
         hidden = self.embed_tokens(tokens)
         for layer in self.layers:
             hidden = layer(hidden)
-        return self.lm_head(hidden)
+        logits: Tensor = self.lm_head(hidden)
+        return logits
 
 
 def make_model(

@@ -35,7 +35,9 @@ def test_layerwise_trains_as_whole_steps_do(name: str, tied: bool, device: torch
     model, same = (make_model(device, tied=tied) for _ in range(2))
 
     # foreach would round otherwise than a loop of one.
-    settings = {"implementation": "for_loop"} if "implementation" in REGISTRY[name].defaults else {}
+    settings: dict[str, Any] = (
+        {"implementation": "for_loop"} if "implementation" in REGISTRY[name].defaults else {}
+    )
     layerwise = built(name, model, lr=1e-3, **settings)
     losses = train(model, layerwise, range(4))
 
