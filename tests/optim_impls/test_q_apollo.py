@@ -18,11 +18,13 @@ from tests.optim_impls.checks import (
 )
 from tests.optim_impls.quantised_checks import InStep, round_trip
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo
-from whatfits.optim_impls.declare import Role
+from whatfits.optim_impls.channel_norms import channel_norms, channel_norms_bytes
+from whatfits.optim_impls.declare import Parameter, Phase, Role
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.galore_8bit import low_rank_of
 from whatfits.optim_impls.int8_weights import Int8Linear
 from whatfits.optim_impls.q_apollo import ENTRIES, QApollo
+from whatfits.profiler.trace.optimizer_step import StorageLog, peak_of_step, trace_optimizer_step
 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 STEPS = 20
@@ -188,6 +190,41 @@ def test_bytes_are_as_declared(
         scales_tensor=entry.defaults["tensor_wise"],
     )
     check_bytes(entry, hyper, InStep(program), shape, dtype, device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(64, 160), (160, 64), (1500, 1402)])
+def test_bytes_with_weight_decay_are_as_declared(
+    entry: OptimizerEntry, dtype: torch.dtype, shape: tuple[int, int], device: torch.device
+) -> None:
+    """In bf16 the weights are changed in fp32 pieces, so that decay is not rounded away."""
+    hyper = {**entry.defaults, "weight_decay": 0.1, "rank": 1}
+    (param, _), *_ = params = make_params([(shape, Role.MATRIX)], dtype, device)
+    optimizer = build(entry, params, hyper)
+    for step in range(2):
+        set_grads([param], step)
+        peak = peak_of_step(trace_optimizer_step(optimizer))
+
+    assert peak == entry.declaration.transient_bytes(
+        Parameter(shape, dtype, Role.MATRIX), hyper, Phase.STEADY
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (300, 7), (2000, 700), (3, 300000)])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_channel_norms(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int], by_row: bool
+) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+    expected = matrix.double().norm(dim=1 if by_row else 0)
+    log = StorageLog(device.type, [matrix])
+    with log:
+        norms = channel_norms(matrix, by_row=by_row)
+    log.close()
+
+    torch.testing.assert_close(norms.double(), expected, rtol=1e-5, atol=0)
+    assert peak_of_step(log.events) == channel_norms_bytes(shape, dtype, by_row=by_row)
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("rank", 0), ("tensor_wise", 1), ("eps", 0.0)])

@@ -22,6 +22,7 @@ from torch import Tensor
 from whatfits.optim_impls.base import Group, State
 from whatfits.optim_impls.blockwise import update_in_chunks
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS
+from whatfits.optim_impls.channel_norms import channel_norms, channel_norms_bytes
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.galore_8bit import (
@@ -80,22 +81,25 @@ class QApollo(GaLore8bit):
     def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         low = low_rank_of(param.shape, group["rank"])
         factors = self._factors(grad, low, state, group)
-        channel_norms = torch.linalg.vector_norm(grad, dim=1 if low.is_right else 0, dtype=torch.float32)
-        norm = torch.linalg.vector_norm(channel_norms.mul_(factors))
-        factors.mul_(limit_growth(norm, state["limiter_norm"], is_first=state["step"] == 1))
+        norms = channel_norms(grad, by_row=low.is_right or group["tensor_wise"])
+        self._limit(factors, norms, state)
         factors = factors.unsqueeze(1) if low.is_right and factors.dim() else factors
         self._add_scaled(param, grad, factors, state, group)
+
+    def _limit(self, factors: Tensor, norms: Tensor, state: State) -> None:
+        """Limit the growth of the scaled gradient's norm, which is that of its channels' norms. Changes both."""
+        norm = torch.linalg.vector_norm(norms.mul_(factors))
+        factors.mul_(limit_growth(norm, state["limiter_norm"], is_first=state["step"] == 1))
 
     def _factors(self, grad: Tensor, low: LowRank, state: State, group: Group) -> Tensor:
         """|direction| / |projected gradient| times the scale: (N,) or, tensor-wise, (). fp32."""
         projection = self.draw_projection(state, low, group, grad)
         projected = grad @ projection.T if low.is_right else projection.T @ grad
         del projection
-        dim = None if group["tensor_wise"] else (1 if low.is_right else 0)
-        norms = torch.linalg.vector_norm(projected, dim=dim, dtype=torch.float32)
+        norms = _norms(projected, low, tensor_wise=group["tensor_wise"])
         update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
-        factors: Tensor = torch.linalg.vector_norm(projected, dim=dim, dtype=torch.float32)
+        factors = _norms(projected, low, tensor_wise=group["tensor_wise"])
         scale: float = group["projection_scale"]
         factors.div_(norms.clamp_(min=1e-30)).mul_(math.sqrt(scale) if group["tensor_wise"] else scale)
         return factors
@@ -119,6 +123,15 @@ class QApollo(GaLore8bit):
             return
         generator = rounding_generator(group["seed"], state["number"], state["step"], param.device)
         add_to_int8(weight, write, generator)
+
+
+def _norms(projected: Tensor, low: LowRank, *, tensor_wise: bool) -> Tensor:
+    """Norm of each channel of a projected gradient, or of all of it."""
+    norms = channel_norms(projected, by_row=low.is_right or tensor_wise)
+    if not tensor_wise:
+        return norms
+    norm: Tensor = torch.linalg.vector_norm(norms)
+    return norm
 
 
 def _change_in_fp32(param: Tensor, write: Callable[[Tensor, Tensor, slice], None]) -> None:
@@ -155,15 +168,29 @@ class QApolloDeclaration(GaLore8bitDeclaration):
         if parameter.role is not Role.MATRIX:
             return super(QApolloDeclaration, self).transient_bytes(parameter, hyper, phase)
         low = low_rank_of(parameter.shape, hyper["rank"])
-        itemsize = parameter.dtype.itemsize
-        projected, channels = low.low_numel * itemsize, 1 if hyper["tensor_wise"] else low.long_side
-        drawing = low.rank * low.short_side * itemsize + projected
-        stepping = projected + 4 * channels + moments_workspace(low.low_numel, parameter.dtype, hyper)
-        limiting = 4 * channels + 4 * low.long_side + (12 if phase is not Phase.FIRST else 8)
-        adding = 4 * channels + 4 * low.long_side
-        if parameter.dtype is not torch.float32 and hyper["weight_decay"]:
-            adding += 8 * rows_at_a_time(parameter.shape, 1) * parameter.shape[1]
-        return max(drawing, stepping, projected + 8 * channels, limiting, adding)
+        dtype, mini = parameter.dtype, hyper["tensor_wise"]
+        rows, columns = parameter.shape
+        by_row = low.is_right or mini
+        projected, factors = low.low_numel * dtype.itemsize, 4 * (1 if mini else low.long_side)
+        # Norms of the projected gradient are taken with it, those of the direction with the former.
+        measuring = projected + factors + channel_norms_bytes(low.low_shape, dtype, by_row=by_row)
+        if mini:
+            measuring = max(measuring, projected + factors + 4 * low.low_shape[0] + 4)
+        limiting = factors + channel_norms_bytes((rows, columns), dtype, by_row=by_row)
+        limited = factors + 4 * (rows if by_row else columns) + (8 if phase is Phase.FIRST else 12)
+        adding = factors + 4 * (rows if by_row else columns)
+        if dtype is not torch.float32:
+            adding += (
+                8 * rows_at_a_time((rows, columns), 1) * columns if hyper["weight_decay"] else factors // 2
+            )
+        return max(
+            low.rank * low.short_side * dtype.itemsize + projected,
+            measuring,
+            projected + factors + moments_workspace(low.low_numel, dtype, hyper),
+            limiting,
+            limited,
+            adding,
+        )
 
 
 DEFAULTS: Mapping[str, Any] = {

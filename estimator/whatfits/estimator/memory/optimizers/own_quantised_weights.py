@@ -14,6 +14,7 @@ from whatfits.estimator.memory.optimizers.frame import Block, Frame
 from whatfits.estimator.memory.optimizers.low_rank import Projection
 from whatfits.estimator.memory.optimizers.own_quantised import (
     ADAM,
+    CHUNK_SIZE,
     FP32_BYTES,
     OwnGaLore8bit,
     own_blockwise_states,
@@ -89,11 +90,15 @@ class OwnQApollo(OwnGaLore8bit):
             return
         if phase is StepPhase.first:
             self.record_states(frame, parameter)
+        by_row = projection.is_right or self.scales_tensor
         channels = FP32_BYTES * (1 if self.scales_tensor else projection.long_side)
+        low_shape = (projection.long_side, projection.rank)
         drawn = frame.temporary(projection.matrix * self.param_dtype_bytes, "P")
         projected = frame.temporary(projection.low_rank * self.param_dtype_bytes, "projected gradient")
         frame.free(drawn)
-        norms = frame.temporary(channels, "gradient norms")
+        norms = self._record_norms(
+            frame, low_shape if projection.is_right else low_shape[::-1], by_row=by_row
+        )
         workspace = record_chunk_workspace(
             frame,
             projection.low_rank,
@@ -102,12 +107,44 @@ class OwnQApollo(OwnGaLore8bit):
             quantised=is_quantised(projection.low_rank),
         )
         frame.free(*workspace)
-        factors = frame.temporary(channels, "factors")
+        factors = self._record_norms(
+            frame, low_shape if projection.is_right else low_shape[::-1], by_row=by_row
+        )
         frame.free(norms, projected)
-        channel_norms = frame.temporary(FP32_BYTES * projection.long_side, "channel norms")
+        rows, columns = parameter.shape
+        channel_norms = self._record_channel_norms(frame, (rows, columns), by_row=by_row)
         scalars = 2 if phase is StepPhase.first else 3
-        frame.free(*(frame.temporary(FP32_BYTES, "norm") for _ in range(scalars)))
+        held = [frame.temporary(FP32_BYTES, "norm") for _ in range(scalars)]
+        frame.free(*held)
+        if self.param_dtype_bytes != FP32_BYTES:
+            frame.free(frame.temporary(channels // 2, "factors in the parameters' dtype"))
         frame.free(factors, channel_norms)
+
+    def _record_norms(self, frame: Frame, shape: tuple[int, int], *, by_row: bool) -> Block:
+        """A norm per channel of the projected gradient, or one of all."""
+        norms = self._record_channel_norms(frame, shape, by_row=by_row)
+        if not self.scales_tensor:
+            return norms
+        norm = frame.temporary(FP32_BYTES, "norm")
+        frame.free(norms)
+        return norm
+
+    def _record_channel_norms(self, frame: Frame, shape: tuple[int, int], *, by_row: bool) -> Block:
+        """Norms of rows or columns, taken in fp32 pieces unless they are rows of fp32.
+
+        Source: channel_norms.py.
+        Assumes: pieces of about 2^18 elements.
+        """
+        rows, columns = shape
+        norms = frame.temporary(FP32_BYTES * (rows if by_row else columns), "channel norms")
+        if by_row and self.param_dtype_bytes == FP32_BYTES:
+            return norms
+        piece_rows = min(rows, max(1, CHUNK_SIZE // columns))
+        piece = frame.temporary(FP32_BYTES * piece_rows * columns, "piece")
+        if not by_row:
+            frame.free(frame.temporary(FP32_BYTES * columns, "sums of a piece"))
+        frame.free(piece)
+        return norms
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
         """FLOPs = 2 m n r; bytes = s (5 m n + 4 r N + 2 r M) + 2 x moments' bytes for a projected matrix.
