@@ -12,11 +12,13 @@ from whatfits.optim_impls import (
     galore,
     galore_8bit,
     gwt,
+    ldadam,
     lion,
     mezo,
     q_apollo,
     q_galore,
     sm3,
+    subtrack,
 )
 from whatfits.optim_impls.adapters import (
     badam,
@@ -44,6 +46,8 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     *apollo.ENTRIES,
     galore.ENTRY,
     fira.ENTRY,
+    ldadam.ENTRY,
+    subtrack.ENTRY,
     # Quantised states and weights
     *blockwise_8bit.ENTRIES,
     galore_8bit.ENTRY,

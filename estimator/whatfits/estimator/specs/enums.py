@@ -99,6 +99,8 @@ class OptimizerName(StrEnum):
     GALORE_ADAMW_8BIT = "galore_adamw_8bit"
     GALORE_ADAFACTOR = "galore_adafactor"
     FIRA = "fira"
+    LDADAM = "ldadam"
+    SUBTRACK = "subtrack"
     Q_GALORE = "q_galore"
     APOLLO = "apollo"
     APOLLO_MINI = "apollo_mini"

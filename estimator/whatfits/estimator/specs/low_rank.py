@@ -12,6 +12,8 @@ RANKED_OPTIMIZERS: Final = frozenset(
         OptimizerName.GALORE_ADAMW_8BIT,
         OptimizerName.GALORE_ADAFACTOR,
         OptimizerName.FIRA,
+        OptimizerName.LDADAM,
+        OptimizerName.SUBTRACK,
         OptimizerName.FRUGAL,
         OptimizerName.APOLLO,
         OptimizerName.APOLLO_MINI,

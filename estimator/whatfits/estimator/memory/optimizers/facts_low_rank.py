@@ -18,6 +18,7 @@ from whatfits.estimator.memory.optimizers.own_low_rank import OwnApollo, OwnFira
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo, OwnQGaLore
 from whatfits.estimator.memory.optimizers.own_split import Gwt, OwnFrugal
+from whatfits.estimator.memory.optimizers.own_subspace import LDAdam, SubTrack
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerName
 
@@ -34,6 +35,14 @@ _APOLLO_RANK = RankRule(
 _FIRA_RANK = RankRule(
     rank=lambda hidden_size: max(1, hidden_size // 4),
     text="hidden_size / 4: 128 at 512, 256 at 1024, 512 at 2048; at 768 the paper took 256 (arXiv:2410.01623, Table 3)",
+)
+_LDADAM_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4, as the paper pre-trains (arXiv:2410.16103, section 5); the released optimizer's default is 16",
+)
+_SUBTRACK_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4: 128 at 512, 512 at 2048 (arXiv:2502.01586, appendix: pre-training)",
 )
 _FRUGAL_RANK = RankRule(
     rank=lambda hidden_size: max(1, hidden_size // 4),
@@ -136,6 +145,25 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             default_rank=_FIRA_RANK,
             implementations=PUBLISHED_OR_OWN,
             build=lambda s: (OwnFira if s.is_own_code else Fira)(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.LDADAM: OptimizerFacts(
+            title="LDAdam",
+            summary="AdamW's moments in a subspace that follows the gradient at every step, with error feedback.",
+            paper="Robert et al.: LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics, "
+            "arXiv:2410.16103",
+            source="whatfits.optim_impls.ldadam; the released code keeps the error in the gradient's memory instead",
+            default_rank=_LDADAM_RANK,
+            build=lambda s: LDAdam(param_dtype_bytes=s.param_dtype_bytes, rank=s.rank),
+        ),
+        OptimizerName.SUBTRACK: OptimizerFacts(
+            title="SubTrack++",
+            summary="GaLore's state with a subspace that is turned along the gradient's error, plus the residual.",
+            paper="Rajabi et al.: SubTrack++: Gradient Subspace Tracking for Scalable LLM Training, arXiv:2502.01586",
+            source="whatfits.optim_impls.subtrack; the released code has no licence",
+            default_rank=_SUBTRACK_RANK,
+            build=lambda s: SubTrack(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),

@@ -182,7 +182,7 @@ class OwnFira(OwnLowRank):
     ) -> None:
         """GaLore's, then three fp32 norms per channel and the gradient's own."""
         if phase is not StepPhase.steady:
-            record_svd_refresh(frame, parameter.shape, self.param_dtype_bytes)
+            self.record_refresh(frame, parameter, projection, phase)
         held = self.record_direction(frame, projection, self.record_projected(frame, projection))
         nbytes = FP32_BYTES * projection.long_side
         factors = frame.temporary(nbytes, "factors")
@@ -192,6 +192,16 @@ class OwnFira(OwnLowRank):
         frame.free(full, norms)
         frame.free(frame.temporary(projection.long_side * self.param_dtype_bytes, "cast factors"))
         frame.free(factors, *held)
+
+    def record_refresh(
+        self,
+        frame: Frame,
+        parameter: ParameterTensor,
+        projection: Projection,  # noqa: ARG002 (for methods that refresh otherwise)
+        phase: StepPhase,  # noqa: ARG002 (the same)
+    ) -> None:
+        """A thin SVD."""
+        record_svd_refresh(frame, parameter.shape, self.param_dtype_bytes)
 
     def matrix_work(self, projection: Projection) -> StepWork:
         """FLOPs = 4 m n r; bytes = s (7 m n + 9 r N + 2 r M + 8 N): projection 1, norms 1, product 2, addition 3.
