@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from whatfits.estimator.catalog.evidence import load_trainer_names
 from whatfits.estimator.memory.optimizers import (
     OPTIMIZERS,
     ParameterRole,
@@ -306,3 +307,18 @@ def test_the_estimator_knows_every_method_of_our_own() -> None:
 
 def test_whatever_is_not_stepped_here_is_registered() -> None:
     assert set(NOT_STEPPED) | set(SLOW_SHAPES) | VARIANTS <= set(REGISTRY)
+
+
+@pytest.mark.parametrize("name", sorted(set(REGISTRY) & set(OptimizerName)))
+def test_registry_and_catalog_agree_on_the_trainers_name(name: str) -> None:
+    assert REGISTRY[name].trainer_name == load_trainer_names().get(OptimizerName(name))
+
+
+@pytest.mark.parametrize("name", sorted(set(REGISTRY) & set(OptimizerName)))
+def test_registry_and_estimator_agree_on_what_a_method_can_be_combined_with(name: str) -> None:
+    can, facts = REGISTRY[name].capabilities, OPTIMIZERS[OptimizerName(name)]
+
+    assert (not can.whole_step) is facts.layerwise_only
+    assert can.layerwise is facts.layerwise_possible
+    assert can.accumulates is facts.can_accumulate
+    assert can.clips is facts.can_clip
