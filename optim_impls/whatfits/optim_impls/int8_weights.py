@@ -202,14 +202,16 @@ def rows_at_a_time(shape: tuple[int, ...], group_size: int) -> int:
 
 
 def add_to_int8(
-    weight: Int8Weight, write_update: Callable[[Tensor, Tensor, slice], None], generator: torch.Generator
+    weight: Int8Weight,
+    write_update: Callable[[Tensor, Tensor, slice], None],
+    generator: torch.Generator | None,
 ) -> None:
     """Change weights piece by piece: to float, the update, and stochastically rounded back.
 
     Args:
         weight: Changed.
         write_update: Given (k, in) weights in fp32, as much scratch, and the rows they are; changes the weights.
-        generator: Of the weight's device, for the rounding.
+        generator: Of the weight's device, for the rounding; None for torch's own.
     """
     codes, scale, zero = weight.quantised
     rows, columns = codes.shape

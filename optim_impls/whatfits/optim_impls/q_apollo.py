@@ -37,7 +37,8 @@ from whatfits.optim_impls.galore_8bit import (
     moments_workspace,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
-from whatfits.optim_impls.q_galore import rounding_generator, stable_number
+from whatfits.optim_impls.projection import seeded_generator
+from whatfits.optim_impls.q_galore import stable_number
 
 __all__ = ["ENTRIES", "QApollo", "QApolloDeclaration", "limit_growth"]
 
@@ -73,7 +74,7 @@ class QApollo(GaLore8bit):
     def draw_projection(self, state: State, low: LowRank, group: Group, like: Tensor) -> Tensor:
         """P ~ N(0, 1 / r), the same for all steps between two refreshes."""
         refresh = (state["step"] - 1) // group["projection_update_interval"]
-        generator = rounding_generator(group["seed"], state["number"], -1 - refresh, like.device)
+        generator = seeded_generator(group["seed"], state["number"], -1 - refresh, like.device)
         projection = torch.empty(low.projection_shape, dtype=like.dtype, device=like.device)
         projection.normal_(std=1 / math.sqrt(low.rank), generator=generator)
         return projection
@@ -121,7 +122,7 @@ class QApollo(GaLore8bit):
         if weight is None:
             _change_in_fp32(param, write)
             return
-        generator = rounding_generator(group["seed"], state["number"], state["step"], param.device)
+        generator = seeded_generator(group["seed"], state["number"], state["step"], param.device)
         add_to_int8(weight, write, generator)
 
 

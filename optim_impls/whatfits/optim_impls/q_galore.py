@@ -44,8 +44,9 @@ from whatfits.optim_impls.galore_8bit import (
     svd_directions,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
+from whatfits.optim_impls.projection import seeded_generator
 
-__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration", "rounding_generator", "stable_number"]
+__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration", "stable_number"]
 
 PROJECTION_GROUP = 256
 PROJECTION_LEVELS = 15
@@ -56,12 +57,6 @@ def stable_number(param: Tensor, group: Group) -> int:
     place = next(i for i, other in enumerate(group["params"]) if other is param)
     names = group.get("param_names")
     return crc32(names[place].encode()) if names else place
-
-
-def rounding_generator(seed: int, number: int, step: int, device: torch.device) -> torch.Generator:
-    """Numbers of their own for each parameter and step."""
-    key = crc32(f"{seed} {number} {step}".encode())
-    return torch.Generator(device).manual_seed(key)
 
 
 def likeness(old: Tensor, new: Tensor, *, is_right: bool) -> float:
@@ -135,7 +130,7 @@ class QGaLore(GaLore8bit):
             product = scratch.view(-1).view(left.dtype)[: values.numel()].view(values.shape)
             values.sub_(torch.mm(left[rows], right, out=product), alpha=rate)
 
-        generator = rounding_generator(group["seed"], state["number"], state["step"], param.device)
+        generator = seeded_generator(group["seed"], state["number"], state["step"], param.device)
         add_to_int8(weight, write, generator)
 
 
