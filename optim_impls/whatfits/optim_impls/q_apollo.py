@@ -2,12 +2,12 @@
 
 Hanqing Zhu, Zhenyu Zhang, Wenyan Cong, Xi Liu, Sem Park, Vikas Chandra, Bo Long, David Z. Pan, Zhangyang Wang, Jinwon
 Lee: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270, Algorithm 1, section 4.2 (Mini: rank 1, one
-factor per matrix) and section 5.3 (with INT8 weights as in Q-GaLore, arXiv:2407.08296). Other parameters get 8-bit AdamW.
+factor per matrix); with INT8 weights as in Q-GaLore, arXiv:2407.08296. Other parameters get 8-bit AdamW.
 
 The random projection is drawn from a seed in every step, as the paper has it, and not kept. The norm of the scaled
 gradient comes from norms of the gradient's channels, so that the scaled gradient is never formed.
 
-Differs from the paper: nothing known. Differs from the released code: that keeps the projection.
+A rank above a matrix's shorter side is cut to it. The released code keeps the projection, and does not cut the rank.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Block-wise 8-bit quantisation with the dynamic map: one byte an element and one fp32 maximum a block.
 
 Tim Dettmers, Mike Lewis, Sam Shleifer, Luke Zettlemoyer: 8-bit Optimizers via Block-wise Quantization,
-arXiv:2110.02861, section 2.1 (dynamic tree quantisation) and Equation 4 (blocks). Maps, maxima and dequantised values
+arXiv:2110.02861, sections 2.1 (blocks) and 2.2 (dynamic map). Maps, maxima and dequantised values
 are bitsandbytes' bit for bit.
 
 Codes are the nearest of the map, as the paper defines them and bitsandbytes' CUDA kernels search them. Its CPU code
