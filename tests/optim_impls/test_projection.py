@@ -13,7 +13,8 @@ def decaying(shape: tuple[int, int]) -> torch.Tensor:
     torch.manual_seed(0)
     side = min(shape)
     u, v = (torch.linalg.qr(torch.randn(n, side))[0] for n in shape)
-    return (u / torch.arange(1, side + 1) ** 2) @ v.T
+    matrix: torch.Tensor = (u / torch.arange(1, side + 1) ** 2) @ v.T
+    return matrix
 
 
 @pytest.mark.parametrize("subspace", PROJECTORS)

@@ -153,7 +153,7 @@ def check_low_rank_hyper(hyper: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first shared argument out of range."""
     for name in ("lr", "weight_decay"):
         check_non_negative(name, hyper[name])
-    for number, beta in enumerate(hyper["betas"]):
+    for number, beta in enumerate(hyper.get("betas", ())):
         check_fraction(f"betas[{number}]", beta)
     for name in ("eps", "rank", "projection_update_interval", "projection_scale"):
         if name in hyper:

@@ -11,6 +11,7 @@ from whatfits.optim_impls import (
     frugal_entry,
     galore,
     galore_8bit,
+    galore_adafactor,
     gwt,
     ldadam,
     lion,
@@ -45,6 +46,7 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     # Low-rank projections
     *apollo.ENTRIES,
     galore.ENTRY,
+    galore_adafactor.ENTRY,
     fira.ENTRY,
     ldadam.ENTRY,
     subtrack.ENTRY,

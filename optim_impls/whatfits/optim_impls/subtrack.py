@@ -1,5 +1,4 @@
-"""SubTrack++: GaLore's state, a subspace that is turned instead of found anew, and Fira's residual; no SVD of a gradient
-after the first.
+"""SubTrack++: GaLore's state, a subspace that is turned instead of found anew, and Fira's residual.
 
 Sahar Rajabi, Nayeema Nonta, Sirisha Rambhatla: SubTrack++: Gradient Subspace Tracking for Scalable LLM Training,
 arXiv:2502.01586: a rank-1 step along a geodesic of the Grassmannian every `projection_update_interval` steps, moments carried over as

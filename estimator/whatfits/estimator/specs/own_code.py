@@ -14,6 +14,7 @@ OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset(
         OptimizerName.FRUGAL,
         OptimizerName.GALORE_ADAMW,
         OptimizerName.GALORE_ADAMW_8BIT,
+        OptimizerName.GALORE_ADAFACTOR,
         OptimizerName.FIRA,
         OptimizerName.APOLLO,
         OptimizerName.APOLLO_MINI,

@@ -14,6 +14,7 @@ from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
+from whatfits.estimator.memory.optimizers.own_galore_adafactor import OwnGaLoreAdafactor
 from whatfits.estimator.memory.optimizers.own_low_rank import OwnApollo, OwnFira, OwnGaLore
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo, OwnQGaLore
@@ -132,7 +133,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_GALORE_PAPER,
             source="galore_torch.GaLoreAdafactor, galore-torch 1.0",
             default_rank=_GALORE_RANK,
-            build=lambda s: GaLoreAdafactor(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnGaLoreAdafactor if s.is_own_code else GaLoreAdafactor)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),

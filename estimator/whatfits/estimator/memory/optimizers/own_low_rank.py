@@ -122,7 +122,7 @@ class OwnLowRank(LowRankProgram):
         """Norms of the gradient along its longer side; over the rows of a wide one."""
         norms = frame.temporary(nbytes, "channel norms")
         if parameter.shape[0] < parameter.shape[1]:
-            record_column_reduction(frame, parameter.shape)  # type: ignore[arg-type]  # a matrix
+            record_column_reduction(frame, parameter.shape)
         return norms
 
     def work(
