@@ -35,6 +35,7 @@ from whatfits.optim_impls.frugal_split import (
     update_elements,
     update_projected,
 )
+from whatfits.optim_impls.projection import seeded_generator
 
 __all__ = ["ORDERS", "Frugal", "active_numbers"]
 
@@ -157,8 +158,7 @@ class Frugal(PerParameterOptimizer):
         """Choose a new part when its turn is over; its moments begin at 0."""
         if state["step"] % group["projection_update_interval"]:
             return
-        seed = (group["seed"] << 32) + (state["number"] << 16) + state["turn"] % 2**16
-        generator = torch.Generator(grad.device).manual_seed(seed)
+        generator = seeded_generator(group["seed"], state["number"], state["turn"], grad.device)
         for name in ("indices", "projection"):
             state.pop(name, None)
         chosen = choose_part(grad, group["split"], group["density"], generator)

@@ -54,7 +54,9 @@ def state_free_update(
         param.add_(grad, alpha=-lr)
 
 
-def choose_part(grad: Tensor, split: str, density: float, generator: torch.Generator) -> dict[str, Tensor]:
+def choose_part(
+    grad: Tensor, split: str, density: float, generator: torch.Generator | None
+) -> dict[str, Tensor]:
     """What a split stores of its choice: `indices`, sorted, or `projection` (r, n) for m >= n, else (m, r)."""
     if split == "columns":
         count = int(grad.shape[1] * density)
