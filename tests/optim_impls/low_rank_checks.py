@@ -37,7 +37,7 @@ def gradient(shape: tuple[int, int], step: int, dtype: torch.dtype) -> Tensor:
 def leading_directions(grad: Tensor, rank: int) -> Tensor:
     """P of the shorter side: r x M with the longer side first."""
     u, _, vh = torch.linalg.svd(grad.float(), full_matrices=False)
-    p = vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank].T
+    p: Tensor = vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank].T
     return p.to(grad.dtype).double()
 
 
@@ -46,7 +46,8 @@ def adam(low: Tensor, state: dict[str, Any], step: int, betas: tuple[float, floa
     m = betas[0] * state.get("m", torch.zeros_like(low)) + (1 - betas[0]) * low
     v = betas[1] * state.get("v", torch.zeros_like(low)) + (1 - betas[1]) * low**2
     state.update(m=m, v=v)
-    return (m / (1 - betas[0] ** step)) / ((v / (1 - betas[1] ** step)).sqrt() + eps)
+    direction: Tensor = (m / (1 - betas[0] ** step)) / ((v / (1 - betas[1] ** step)).sqrt() + eps)
+    return direction
 
 
 def bias(step: int, betas: tuple[float, float]) -> float:

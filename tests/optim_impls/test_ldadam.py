@@ -51,7 +51,8 @@ def paper(*, feeds_back: bool) -> Any:
         m, v = beta1 * moved + (1 - beta1) * low, beta2 * v + (1 - beta2) * low**2
         state.update(p=p, m=m, v=v)
         direction = (m / (1 - beta1**step)) / ((v / (1 - beta2**step)).sqrt() + 1e-8)
-        return (1 - LR * 0.1) * weights - LR * direction @ p
+        new: Tensor = (1 - LR * 0.1) * weights - LR * direction @ p
+        return new
 
     return update
 

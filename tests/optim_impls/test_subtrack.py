@@ -70,7 +70,8 @@ def paper(weights: Tensor, grad: Tensor, state: dict[str, Any], p: Tensor, step:
     update = adam(low, state, step, BETAS, 1e-8)
     factors = update.norm(dim=1, keepdim=True) / low.norm(dim=1, keepdim=True)
     residual = limited(factors * (grad - low @ p), state, bias(step, BETAS))
-    return weights - LR * SCALE * (update @ p + residual)
+    new_weights: Tensor = weights - LR * SCALE * (update @ p + residual)
+    return new_weights
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -30,7 +30,7 @@ from whatfits.optim_impls.low_rank import (
     low_rank_moments,
     moment_states,
 )
-from whatfits.optim_impls.projection import LowRank, draw_random, seeded_generator, tall
+from whatfits.optim_impls.projection import LowRank, channel_norms, draw_random, seeded_generator, tall
 
 __all__ = ["APOLLO", "ENTRIES", "scaled_gradient_update"]
 
@@ -43,13 +43,17 @@ def scaled_gradient_update(
     *,
     rate: float,
     correction: float,
+    rank: int,
 ) -> None:
     """P <- p - rate c_j g_j, its norm limited; the scaled gradient is never formed: |c G|^2 = sum of (c_j |g_j|)^2.
 
     `correction` is Adam's of its bias, which the factors have in them and the limited norm has not. Changes `factors`.
     """
-    dim = 1 if factors.numel() > 1 else None
-    norms = torch.linalg.vector_norm(grad, dim=dim, keepdim=True).mul_(factors)
+    if factors.numel() > 1:
+        norms = channel_norms(grad, rows_at_once=rank // 2)
+    else:
+        norms = torch.linalg.vector_norm(grad, keepdim=True)
+    norms.mul_(factors)
     norm = torch.linalg.vector_norm(norms).float().div_(correction)
     factors.div_(limit_growth(norm, last_norm))
     param.addcmul_(grad, factors, value=-rate)
@@ -109,6 +113,7 @@ class APOLLO(LowRankOptimizer):
             state["limiter_norm"],
             rate=group["lr"] * math.sqrt(group["projection_scale"]),
             correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
+            rank=group["rank"],
         )
 
 

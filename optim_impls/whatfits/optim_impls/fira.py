@@ -34,7 +34,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     limit_growth,
 )
-from whatfits.optim_impls.projection import LowRank, tall
+from whatfits.optim_impls.projection import LowRank, channel_norms, tall
 
 __all__ = ["ENTRY", "Fira", "add_with_residual", "residual_transient"]
 
@@ -47,6 +47,7 @@ def add_with_residual(
     projection: Tensor,  # (r, M), orthonormal rows
     projected: Tensor,  # (N, r), changed
     direction: Tensor,  # (N, r), changed
+    norms: Tensor,  # (N, 1) fp32, of the gradient, changed
     last_norm: Tensor,  # ()
     *,
     rate: float,
@@ -59,14 +60,11 @@ def add_with_residual(
     `correction` is Adam's of its bias, which U has in it and the limited norm has not.
     """
     factors = torch.linalg.vector_norm(direction, dim=1, keepdim=True, dtype=torch.float32)
-    norms = torch.linalg.vector_norm(projected, dim=1, keepdim=True, dtype=torch.float32)
-    factors.div_(norms + 1e-8)
-    squares = norms.square_().mul_(-kept * (2 - kept))
-    full = torch.linalg.vector_norm(grad, dim=1, keepdim=True, dtype=torch.float32)
-    squares.addcmul_(full, full).clamp_(min=0.0).mul_(factors).mul_(factors)
-    del full
-    norm = squares.sum().sqrt_().div_(correction)
-    del norms, squares
+    low_norms = torch.linalg.vector_norm(projected, dim=1, keepdim=True, dtype=torch.float32)
+    squares = norms.square_().addcmul_(low_norms, low_norms, value=-kept * (2 - kept)).clamp_(min=0.0)
+    factors.div_(low_norms.add_(1e-8))
+    del low_norms
+    norm = squares.mul_(factors).mul_(factors).sum().sqrt_().div_(correction)
     factors.div_(limit_growth(norm, last_norm))
     low_factors = factors.to(param.dtype)
     del factors
@@ -88,6 +86,7 @@ class Fira(SubspaceOptimizer):
         """AdamW's direction in the subspace, the scaled gradient outside of it."""
         self.refresh(grad, state, group)
         step, (beta1, beta2), lr = state["step"], group["betas"], group["lr"]
+        norms = channel_norms(tall(grad), rows_at_once=group["rank"])
         projected = tall(grad) @ state["projection"].T
         direction = adam_direction(
             projected,
@@ -107,6 +106,7 @@ class Fira(SubspaceOptimizer):
             state["projection"],
             projected,
             direction,
+            norms,
             state["limiter_norm"],
             rate=lr * scale,
             weight=1.0 if in_both else 1.0 / scale,

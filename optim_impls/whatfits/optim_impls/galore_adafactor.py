@@ -48,7 +48,8 @@ def factored_update(
 
 def rms_limit(norm: Tensor, numel: int, threshold: float) -> Tensor:
     """What an update of this norm is divided by so that its root mean square is at most the threshold. Shape: ()."""
-    return (norm / (threshold * float(numel) ** 0.5)).clamp_(min=1.0)
+    limit: Tensor = (norm / (threshold * float(numel) ** 0.5)).clamp_(min=1.0)
+    return limit
 
 
 def pieces(matrix: Tensor) -> Iterator[slice]:

@@ -23,6 +23,7 @@ __all__ = [
     "PROJECTORS",
     "LowRank",
     "Projector",
+    "channel_norms",
     "draw_random",
     "low_rank_of",
     "refresh_bytes",
@@ -33,6 +34,7 @@ __all__ = [
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
 FP32_BYTES = 4
+PIECE = 65_536
 
 
 class LowRank(NamedTuple):
@@ -62,6 +64,24 @@ def low_rank_of(shape: tuple[int, ...], rank: int, *, clips: bool = True) -> Low
 def tall(matrix: Tensor) -> Tensor:
     """The matrix with its longer side first, as a view."""
     return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+
+
+def channel_norms(matrix: Tensor, *, rows_at_once: int) -> Tensor:
+    """Norms of the rows of a matrix with its longer side first. Shape: (N, 1), fp32.
+
+    Along strides the CPU's norm is ten times slower than sums of squares of pieces that stay in cache; those are of
+    at most `rows_at_once` rows of the matrix as it lies in memory.
+    """
+    if matrix.is_cuda or matrix.is_contiguous():
+        return torch.linalg.vector_norm(matrix, dim=1, keepdim=True, dtype=torch.float32)
+    wide = matrix.T
+    step = max(1, min(rows_at_once, PIECE // wide.shape[1]))
+    squares = torch.zeros(wide.shape[1], dtype=torch.float32, device=matrix.device)
+    for start in range(0, wide.shape[0], step):
+        piece = wide[start : start + step].to(torch.float32, copy=True)
+        squares.add_(piece.square_().sum(0))
+        del piece
+    return squares.sqrt_().unsqueeze(1)
 
 
 def seeded_generator(seed: int, number: int, draw: int, device: torch.device) -> torch.Generator | None:

@@ -32,7 +32,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     low_rank_moments,
 )
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, refresh_bytes, tall
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, channel_norms, refresh_bytes, tall
 
 __all__ = ["ENTRY", "SubTrack", "turn_subspace"]
 
@@ -92,6 +92,7 @@ class SubTrack(LowRankOptimizer):
         """AdamW's direction in the subspace, the scaled gradient outside of it."""
         self.refresh(grad, state, group)
         step, (beta1, beta2) = state["step"], group["betas"]
+        norms = channel_norms(tall(grad), rows_at_once=group["rank"])
         projected = tall(grad) @ state["projection"].T
         direction = adam_direction(
             projected,
@@ -109,6 +110,7 @@ class SubTrack(LowRankOptimizer):
             state["projection"],
             projected,
             direction,
+            norms,
             state["limiter_norm"],
             rate=group["lr"] * group["projection_scale"],
             weight=1.0,

@@ -183,15 +183,13 @@ class OwnFira(OwnLowRank):
         """GaLore's, then three fp32 norms per channel and the gradient's own."""
         if phase is not StepPhase.steady:
             self.record_refresh(frame, parameter, projection, phase)
-        held = self.record_direction(frame, projection, self.record_projected(frame, projection))
         nbytes = FP32_BYTES * projection.long_side
-        factors = frame.temporary(nbytes, "factors")
-        norms = frame.temporary(nbytes, "projected norms")
-        frame.free(frame.temporary(nbytes, "projected norms + eps"))
         full = self.record_channel_norms(frame, parameter, nbytes)
-        frame.free(full, norms)
+        held = self.record_direction(frame, projection, self.record_projected(frame, projection))
+        factors = frame.temporary(nbytes, "factors")
+        frame.free(frame.temporary(nbytes, "projected norms"))
         frame.free(frame.temporary(projection.long_side * self.param_dtype_bytes, "cast factors"))
-        frame.free(factors, *held)
+        frame.free(factors, *held, full)
 
     def record_refresh(
         self,
@@ -253,7 +251,7 @@ class OwnApollo(OwnLowRank):
             norms = frame.temporary(nbytes, "gradient norm")
             record_full_reduction(frame, parameter.shape)
         else:
-            norms = self.record_channel_norms(frame, parameter, nbytes)
+            norms = self.record_channel_norms(frame, parameter, FP32_BYTES * projection.long_side)
         frame.free(norms, factors)
 
     def matrix_work(self, projection: Projection) -> StepWork:
