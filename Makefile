@@ -20,7 +20,7 @@ SOURCES := estimator optim_impls profiler service web
 CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
 
-.PHONY: help setup serve test check format verify bench accuracy profiles gpu-first clean
+.PHONY: help setup serve test check format verify bench docs-optimizers accuracy profiles gpu-first clean
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +51,11 @@ verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
 
 bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; writes benchmarks/
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/optimizers.py
 	STACK_PYTHON='$(STACK_PYTHON)' $(BIN)/python benchmarks/peers/run.py
+
+docs-optimizers: $(VENV)/.dev ## write docs/optimizers.md from the registry of optimizers
+	$(BIN)/python benchmarks/optimizers_page.py
 
 accuracy: $(VENV)/.dev ## compare estimates with published and recorded runs; writes docs/accuracy.md
 	$(BIN)/python benchmarks/accuracy/run.py --stack-python '$(STACK_PYTHON)' $(if $(LITGPT),--litgpt '$(LITGPT)')

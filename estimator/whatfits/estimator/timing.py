@@ -44,9 +44,9 @@ def optimizer_work(optimizer: OptimizerOnRank, spec: OptimizerSpec) -> Optimizer
     local = optimizer.tensors.local
     work = optimizer.program.flops_and_bytes(local)
     facts = optimizer_facts(spec.name)
-    in_lists = facts.in_lists or (
-        bool(facts.implementations) and spec.implementation is not OptimizerImplementation.FOR_LOOP
-    )
+    in_lists = facts.in_lists or OptimizerImplementation.FUSED in facts.implementations
+    if spec.implementation in {OptimizerImplementation.FOR_LOOP, OptimizerImplementation.WHATFITS}:
+        in_lists = False
     if in_lists and not optimizer.layerwise:
         kernels = _KERNELS_PER_PARAMETER * math.ceil(len(local) / _KERNELS_PER_LIST)
     else:

@@ -1,7 +1,10 @@
-"""Optimizer implementations on torch: the place for one file per method behind one registry.
+"""Optimizers on torch: one file per method, libraries' optimizers behind adapters, one registry for all.
 
-The portion is reserved and empty: the optimizers come with their own release. What an optimizer costs is already
-answered by `whatfits.estimator`, which needs none of this code.
+`build_optimizer` makes any of them from a name and a model; `REGISTRY` says what each is and which bytes it holds.
 """
 
-__all__: list[str] = []
+from whatfits.optim_impls.build import build_optimizer
+from whatfits.optim_impls.layerwise import LayerwiseOptimizer
+from whatfits.optim_impls.registry import REGISTRY
+
+__all__ = ["REGISTRY", "LayerwiseOptimizer", "build_optimizer"]

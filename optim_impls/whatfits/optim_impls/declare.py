@@ -69,6 +69,8 @@ class Capabilities:
 
     layerwise: bool = True
     """Each parameter can be updated as soon as its gradient is there."""
+    whole_step: bool = True
+    """All parameters can be updated by one ``step()``; not so where the method lives inside the backward pass."""
     accumulates: bool = True
     """Gradients can be summed over micro-batches."""
     clips: bool = True

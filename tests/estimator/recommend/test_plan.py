@@ -10,7 +10,11 @@ from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.recommend.rank import pareto_front
 from whatfits.estimator.specs import Objective, OptimizerName, Plan, PlanRequest, Verdict
-from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, ONE_LAYER_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import (
+    FORWARD_ONLY_OPTIMIZERS,
+    IN_BACKWARD_OPTIMIZERS,
+    ONE_LAYER_OPTIMIZERS,
+)
 
 
 def plan(model: str, gpus: str, **asked: object) -> Plan:
@@ -32,7 +36,7 @@ def test_every_optimizer_is_shown_or_rejected_with_a_reason(gpus: str) -> None:
     assert shown | rejected == set(OPTIMIZERS)
     otherwise = {r.optimizer: r.why for r in answer.rejected if not r.why.startswith("Even micro-batch")}
     on_one_gpu = IN_BACKWARD_OPTIMIZERS | ONE_LAYER_OPTIMIZERS
-    assert set(otherwise) == (set() if gpus == "rtx-4090" else on_one_gpu)
+    assert set(otherwise) == FORWARD_ONLY_OPTIMIZERS | (set() if gpus == "rtx-4090" else on_one_gpu)
 
 
 def test_an_optimizer_that_runs_on_one_gpu_alone_is_refused_on_several() -> None:

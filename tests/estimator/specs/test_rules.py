@@ -99,6 +99,10 @@ BROKEN = [
         "training.optimizer.implementation: apollo has no fused implementation",
     ),
     (
+        {"training": {"optimizer": {"name": "adamw", "implementation": "whatfits"}}},
+        "training.optimizer.implementation: whatfits.optim_impls has no second form of adamw",
+    ),
+    (
         {"training": {"layerwise_update": True, "grad_accum_steps": 2}},
         "training.layerwise_update: grad_accum_steps is 2, and a freed gradient cannot accumulate",
     ),
@@ -230,6 +234,10 @@ UNSUPPORTED = [
     (
         {"training": {"optimizer": {"name": "apollo"}}, "parallelism": {"zero_stage": 3}, "hardware": EIGHT},
         "training.optimizer.name: apollo takes whole matrices",
+    ),
+    (
+        {"training": {"optimizer": {"name": "mezo"}}},
+        "training.optimizer.name: mezo has no backward pass, and every profile of a run has one",
     ),
     ({"hardware": {"gpu": "b100"}}, "hardware.gpu: no device report of the usable memory of B100 is known"),
     ({"hardware": {"gpu": "t4"}}, "hardware.gpu: T4 (7.5) has no bf16 arithmetic"),

@@ -48,13 +48,28 @@ def test_estimated_gpu_memory_is_marked(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_optimizers_are_all_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [line.split()[0] for line in run(capsys, "optimizers").splitlines()[1:]]
+    table, note = run(capsys, "optimizers").split("\n\n")
+    rows = [line.split()[0] for line in table.splitlines()[1:]]
     assert rows == [str(name) for name in OPTIMIZERS]
+    assert note.startswith("B/param: bytes of state a parameter of LLaMA-7B")
+
+
+def test_details_of_an_optimizer_name_paper_cost_constraints_and_evidence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = " ".join(run(capsys, "optimizers", "apollo_mini", "--details").split())
+
+    assert text.startswith("apollo_mini: APOLLO-Mini")
+    assert "paper: Zhu et al.: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270" in text
+    assert "LLaMA-7B, bf16, as published: 0.157 bytes of state a parameter" in text
+    assert "constraints: takes whole matrices: no sharded parameters" in text
+    assert "Hugging Face Trainer: apollo_adamw" in text
+    assert "LLaMA-60M, rank 1: perplexity 31.93 beside 34.06 of AdamW, ratio 0.937" in text
 
 
 def test_text_narrows_the_list_without_regard_to_case(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [line.split()[0] for line in run(capsys, "optimizers", "APOLLO").splitlines()[1:]]
-    assert rows == ["apollo", "apollo_mini"]
+    table, _ = run(capsys, "optimizers", "FRUG").split("\n\n")
+    assert [line.split()[0] for line in table.splitlines()[1:]] == ["frugal"]
 
 
 def test_json_is_the_api_s_list(capsys: pytest.CaptureFixture[str]) -> None:

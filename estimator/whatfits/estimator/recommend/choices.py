@@ -21,6 +21,7 @@ from whatfits.estimator.specs import (
     TrainingSpec,
 )
 from whatfits.estimator.specs.layerwise import (
+    FORWARD_ONLY_OPTIMIZERS,
     IN_BACKWARD_OPTIMIZERS,
     ONE_LAYER_OPTIMIZERS,
     WHOLE_STEP_OPTIMIZERS,
@@ -148,6 +149,8 @@ def _settings(name: OptimizerName, request: ResolvedPlanRequest) -> Iterator[Opt
 
 def _placements(name: OptimizerName, num_gpus: int) -> list[tuple[Placement, bool]]:
     """Placements an optimizer can run on, with and without a layer-wise update."""
+    if name in FORWARD_ONLY_OPTIMIZERS:
+        return []
     if num_gpus == 1:
         impossible = {False: IN_BACKWARD_OPTIMIZERS, True: WHOLE_STEP_OPTIMIZERS}
         return [

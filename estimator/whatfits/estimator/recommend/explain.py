@@ -19,7 +19,11 @@ from whatfits.estimator.specs import (
     PeakPhase,
     Rejection,
 )
-from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, ONE_LAYER_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import (
+    FORWARD_ONLY_OPTIMIZERS,
+    IN_BACKWARD_OPTIMIZERS,
+    ONE_LAYER_OPTIMIZERS,
+)
 from whatfits.estimator.units import format_bytes
 
 __all__ = ["optimizer_words", "reasons", "rejections"]
@@ -41,6 +45,10 @@ _ON_ONE_GPU = {
     ),
 }
 """Optimizers that run on one GPU alone, and why."""
+_NOT_MODELLED = dict.fromkeys(
+    FORWARD_ONLY_OPTIMIZERS, "has no backward pass, and every profile of a run has one: not modelled yet"
+)
+"""Optimizers that no placement takes, and why."""
 _PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
 """SGD in its forms: without a second moment."""
 _CAUTIONS = {
@@ -95,11 +103,11 @@ def rejections(search: Search, asked: Iterable[OptimizerName]) -> tuple[Rejectio
     unplaced = tuple(
         Rejection(
             optimizer=name,
-            placement="several GPUs",
-            why=f"{name} {_ON_ONE_GPU[name]}.",
+            placement="any" if name in _NOT_MODELLED else "several GPUs",
+            why=f"{name} {(_NOT_MODELLED | _ON_ONE_GPU)[name]}.",
         )
         for name in asked
-        if name in _ON_ONE_GPU and name not in placed
+        if name in _NOT_MODELLED | _ON_ONE_GPU and name not in placed
     )
     return unplaced + tuple(
         Rejection(

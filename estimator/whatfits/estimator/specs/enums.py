@@ -75,11 +75,15 @@ class OptimizerName(StrEnum):
     PAGED_ADAMW = "paged_adamw"
     ADAMW_8BIT = "adamw_8bit"
     PAGED_ADAMW_8BIT = "paged_adamw_8bit"
+    ADAM_8BIT = "adam_8bit"
+    SGDM_8BIT = "sgdm_8bit"
+    LION_8BIT = "lion_8bit"
     ADAMW_4BIT = "adamw_4bit"
     ADAMW_FP8 = "adamw_fp8"
     SCHEDULE_FREE_ADAMW = "schedule_free_adamw"
     LION = "lion"
     ADAN = "adan"
+    SM3 = "sm3"
     LAMB = "lamb"
     SOPHIA = "sophia"
     ADAFACTOR = "adafactor"
@@ -88,23 +92,35 @@ class OptimizerName(StrEnum):
     LOMO = "lomo"
     ADALOMO = "adalomo"
     BADAM = "badam"
+    MEZO = "mezo"
+    GWT = "gwt"
     FRUGAL = "frugal"
     GALORE_ADAMW = "galore_adamw"
     GALORE_ADAMW_8BIT = "galore_adamw_8bit"
     GALORE_ADAFACTOR = "galore_adafactor"
     FIRA = "fira"
+    LDADAM = "ldadam"
+    SUBTRACK = "subtrack"
+    Q_GALORE = "q_galore"
     APOLLO = "apollo"
     APOLLO_MINI = "apollo_mini"
+    Q_APOLLO = "q_apollo"
+    Q_APOLLO_MINI = "q_apollo_mini"
     MUON = "muon"
     SOAP = "soap"
 
 
 class OptimizerImplementation(StrEnum):
-    """How torch walks over the parameters in one step."""
+    """Whose code steps, and how it walks over the parameters.
+
+    A method with one published form has it under `foreach`, the default; `whatfits` is the code of
+    `whatfits.optim_impls` where that differs in memory from the published one.
+    """
 
     FOR_LOOP = "for_loop"
     FOREACH = "foreach"
     FUSED = "fused"
+    WHATFITS = "whatfits"
 
 
 class ActivationCheckpointing(StrEnum):

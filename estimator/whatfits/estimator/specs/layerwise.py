@@ -4,10 +4,18 @@ from typing import Final
 
 from whatfits.estimator.specs.enums import OptimizerName
 
-__all__ = ["IN_BACKWARD_OPTIMIZERS", "ONE_LAYER_OPTIMIZERS", "WHOLE_STEP_OPTIMIZERS"]
+__all__ = [
+    "FORWARD_ONLY_OPTIMIZERS",
+    "IN_BACKWARD_OPTIMIZERS",
+    "ONE_LAYER_OPTIMIZERS",
+    "WHOLE_STEP_OPTIMIZERS",
+]
 
 IN_BACKWARD_OPTIMIZERS: Final = frozenset({OptimizerName.LOMO, OptimizerName.ADALOMO})
 """Optimizers that are fused into the backward pass; for them `layerwise_update` is true unless it is given."""
+
+FORWARD_ONLY_OPTIMIZERS: Final = frozenset({OptimizerName.MEZO})
+"""Optimizers without a backward pass: no gradients, no stored activations, which no profile of a run lacks yet."""
 
 ONE_LAYER_OPTIMIZERS: Final = frozenset({OptimizerName.BADAM})
 """Optimizers that train one layer at a time and freeze the rest."""

@@ -12,15 +12,22 @@ RANKED_OPTIMIZERS: Final = frozenset(
         OptimizerName.GALORE_ADAMW_8BIT,
         OptimizerName.GALORE_ADAFACTOR,
         OptimizerName.FIRA,
+        OptimizerName.LDADAM,
+        OptimizerName.SUBTRACK,
         OptimizerName.FRUGAL,
         OptimizerName.APOLLO,
         OptimizerName.APOLLO_MINI,
+        OptimizerName.Q_GALORE,
+        OptimizerName.Q_APOLLO,
+        OptimizerName.Q_APOLLO_MINI,
     }
 )
 """Optimizers that project gradients to a rank; FRUGAL, which takes it for its density times the hidden size."""
 
 WHOLE_MATRIX_OPTIMIZERS: Final = RANKED_OPTIMIZERS | {
     OptimizerName.ADAM_MINI,
+    OptimizerName.SM3,
+    OptimizerName.GWT,
     OptimizerName.MUON,
     OptimizerName.SOAP,
 }

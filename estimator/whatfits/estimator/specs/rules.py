@@ -17,6 +17,7 @@ from whatfits.estimator.specs.hardware import GpuSpec
 from whatfits.estimator.specs.layerwise import IN_BACKWARD_OPTIMIZERS, WHOLE_STEP_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import QUANTISED_OPTIMIZERS, RANKED_OPTIMIZERS, rank_is_clipped
 from whatfits.estimator.specs.model import ModelSpec
+from whatfits.estimator.specs.own_code import OWN_CODE_OPTIMIZERS
 from whatfits.estimator.specs.run import RunSpec
 from whatfits.estimator.specs.training import AdapterSpec, OptimizerSpec
 
@@ -90,6 +91,11 @@ def check_optimizer(optimizer: OptimizerSpec, model: ModelSpec, *, field: str = 
         fused = ", ".join(sorted(_FUSED_OPTIMIZERS))
         reason = f"{name} has no fused implementation"
         accepted = f"foreach or for_loop for {name}; fused for {fused}"
+        raise InputError(f"{field}.implementation", str(optimizer.implementation), accepted, reason=reason)
+    if optimizer.implementation is OptimizerImplementation.WHATFITS and name not in OWN_CODE_OPTIMIZERS:
+        own = ", ".join(sorted(OWN_CODE_OPTIMIZERS))
+        reason = f"whatfits.optim_impls has no second form of {name}"
+        accepted = f"foreach or for_loop for {name}; whatfits for {own}"
         raise InputError(f"{field}.implementation", str(optimizer.implementation), accepted, reason=reason)
 
 

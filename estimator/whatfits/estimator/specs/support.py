@@ -13,7 +13,7 @@ from whatfits.estimator.specs.enums import (
     Precision,
 )
 from whatfits.estimator.specs.hardware import GpuSpec
-from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
+from whatfits.estimator.specs.layerwise import FORWARD_ONLY_OPTIMIZERS, ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.plan import PlanRequest
@@ -172,8 +172,12 @@ def _require_method(run: RunSpec, model: ModelSpec) -> None:
 
 
 def _require_whole_training(run: RunSpec) -> None:
-    """A method that freezes layers in turn has code for one GPU, and keeps its own fp32 copies."""
+    """One without a backward pass is no such run; one that freezes layers in turn has code for one GPU, and fp32 copies."""
     name, training = run.training.optimizer.name, run.training
+    if name in FORWARD_ONLY_OPTIMIZERS:
+        reason = f"{name} has no backward pass, and every profile of a run has one"
+        accepted = "an optimizer that steps on gradients"
+        raise UnsupportedError("training.optimizer.name", str(name), accepted, reason=reason)
     if name not in ONE_LAYER_OPTIMIZERS:
         return
     if run.hardware.num_gpus > 1:

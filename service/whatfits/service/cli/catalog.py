@@ -7,6 +7,10 @@ import typer
 Search = Annotated[str | None, typer.Argument(metavar="[TEXT]", help="Show only what contains this text.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print every fact, with sources, as JSON.")]
 
+Details = Annotated[
+    bool, typer.Option("--details", help="Print paper, constraints and published results of each.")
+]
+
 
 def models(text: Search = None, as_json: AsJson = False) -> None:
     """List the models of the catalog."""
@@ -38,8 +42,8 @@ def gpus(text: Search = None, as_json: AsJson = False) -> None:
         render_gpus(rows)
 
 
-def optimizers(text: Search = None, as_json: AsJson = False) -> None:
-    """List the optimizers whose memory is modelled."""
+def optimizers(text: Search = None, as_json: AsJson = False, details: Details = False) -> None:
+    """List the optimizers whose memory is modelled, with what they cost on LLaMA-7B."""
     from whatfits.estimator.memory.optimizers import OPTIMIZERS
     from whatfits.service.api.schemas import OptimizerList, describe_optimizer
     from whatfits.service.cli.output import print_json
@@ -49,9 +53,9 @@ def optimizers(text: Search = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json(OptimizerList(items=rows))
     else:
-        from whatfits.service.cli.render_catalog import render_optimizers
+        from whatfits.service.cli.render_catalog import render_optimizer_details, render_optimizers
 
-        render_optimizers(rows)
+        (render_optimizer_details if details else render_optimizers)(rows)
 
 
 def _matches(text: str | None, *names: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
+from whatfits.estimator.catalog.evidence import QualityRow
 from whatfits.estimator.specs import GpuSpec, ModelSpec
 from whatfits.estimator.units import GIB, TERA, format_count
 from whatfits.service.api.schemas import OptimizerEntry
@@ -11,6 +12,11 @@ from whatfits.service.cli.output import build_table, print_rendered
 
 _MODEL_NUMBERS = ("parameters", "layers", "hidden", "heads", "kv heads", "vocabulary", "max tokens")
 _GPU_NUMBERS = ("memory GiB", "GB/s", "bf16 TFLOPS")
+_COSTS = ("B/param", "step GiB")
+_COST_NOTE = (
+    "B/param: bytes of state a parameter of LLaMA-7B in bf16, whatfits' own code where it has any; step: temporaries at their peak, "
+    "refresh steps included; --details says more"
+)
 _MEMORY_NOTE = (
     "memory: what the driver reports; ~ is an estimate, - is unknown (plans on that GPU are refused)"
 )
@@ -50,13 +56,51 @@ def render_gpus(rows: Iterable[GpuSpec]) -> None:
 
 
 def render_optimizers(rows: Iterable[OptimizerEntry]) -> None:
-    """Print a line an optimizer: whether it has a rank, and what it does."""
-    table = build_table("optimizer", "title", "rank", "layer-wise", "what it does")
+    """Print a line an optimizer: what it costs on LLaMA-7B, whether it has a rank, and what it does."""
+    table = build_table("optimizer", "rank", "layer-wise", *_COSTS, "what it does", right=_COSTS)
     for entry in rows:
         has_rank = "yes" if entry.has_rank else "-"
         layerwise = "yes" if entry.layerwise_possible else "-"
-        table.add_row(entry.name, entry.title, has_rank, layerwise, entry.summary)
-    print_rendered(table)
+        cost = entry.at_7b[-1]
+        per_parameter = f"{cost.state_bytes_per_parameter:.2f}"
+        step = f"{max(cost.step_bytes, cost.refresh_bytes) / GIB:.2f}"
+        table.add_row(entry.name, has_rank, layerwise, per_parameter, step, entry.summary)
+    print_rendered(table, "", _COST_NOTE)
+
+
+def render_optimizer_details(rows: Iterable[OptimizerEntry]) -> None:
+    """Print a paragraph an optimizer: everything but the JSON's field names."""
+    for entry in rows:
+        print_rendered(
+            Text(f"{entry.name}: {entry.title}", style="bold"), *map(Text, describe_lines(entry)), ""
+        )
+
+
+def describe_lines(entry: OptimizerEntry) -> list[str]:
+    """What a person choosing an optimizer should know, a fact a line."""
+    lines = [f"  {entry.summary}", f"  paper: {entry.paper}", f"  modelled: {entry.source}"]
+    for cost in entry.at_7b:
+        form = "whatfits' own code" if cost.implementation == "whatfits" else "as published"
+        lines.append(
+            f"  LLaMA-7B, bf16, {form}: {cost.state_bytes_per_parameter:.3f} bytes of state a parameter, "
+            f"{cost.step_bytes / GIB:.3f} GiB of temporaries in a step, {cost.refresh_bytes / GIB:.3f} in a refresh"
+        )
+    if entry.default_rank:
+        lines.append(f"  default rank: {entry.default_rank}")
+    if entry.constraints:
+        lines.append(f"  constraints: {'; '.join(entry.constraints)}")
+    lines.append(f"  Hugging Face Trainer: {entry.trainer_name or 'no name there'}")
+    lines.extend(_quality_lines(entry.quality))
+    return lines
+
+
+def _quality_lines(rows: Iterable[QualityRow]) -> list[str]:
+    return [
+        f"  {row.task}, {row.model}{f', rank {row.rank}' if row.rank else ''}: {row.metric} {row.value:g} beside "
+        f"{row.adamw_value:g} of AdamW, ratio {row.ratio_to_adamw:.3f} "
+        f"({'lower' if row.lower_is_better else 'higher'} is better; {row.source}, {row.table})"
+        for row in rows
+    ]
 
 
 def _format_memory(gpu: GpuSpec) -> str:

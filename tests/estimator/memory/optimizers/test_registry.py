@@ -17,10 +17,21 @@ from whatfits.estimator.memory.optimizers import (
 )
 from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
+from whatfits.estimator.specs.own_code import OWN_CODE_OPTIMIZERS
 
 
 def test_table_lists_every_name_a_spec_accepts() -> None:
     assert list(OPTIMIZERS) == list(OptimizerName)
+
+
+def test_the_rules_accept_own_code_exactly_where_there_is_a_program_of_it() -> None:
+    with_own = {
+        name
+        for name, facts in OPTIMIZERS.items()
+        if OptimizerImplementation.WHATFITS in facts.implementations
+    }
+
+    assert with_own == OWN_CODE_OPTIMIZERS
 
 
 @pytest.mark.parametrize("name", [OptimizerName(name) for name in OPTIMIZERS])
@@ -33,7 +44,7 @@ def test_every_optimizer_builds_and_answers(name: OptimizerName) -> None:
 
     state = program.state_bytes(matrices)
 
-    assert (state == 0) is (name in (OptimizerName.SGD, OptimizerName.LOMO))
+    assert (state == 0) is (name in (OptimizerName.SGD, OptimizerName.LOMO, OptimizerName.MEZO))
     assert program.transient_bytes(matrices, StepPhase.first) >= state
 
 

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerImplementation
 
-__all__ = ["OptimizerFacts", "ProgramSettings", "RankRule"]
+__all__ = ["PUBLISHED_OR_OWN", "TORCH_IMPLEMENTATIONS", "OptimizerFacts", "ProgramSettings", "RankRule"]
+
+TORCH_IMPLEMENTATIONS = (
+    OptimizerImplementation.FOR_LOOP,
+    OptimizerImplementation.FOREACH,
+    OptimizerImplementation.FUSED,
+)
+"""The ways in which `torch.optim` walks over parameters."""
+PUBLISHED_OR_OWN = (OptimizerImplementation.FOREACH, OptimizerImplementation.WHATFITS)
+"""The published code, or that of `whatfits.optim_impls`: for the names in `specs.own_code.OWN_CODE_OPTIMIZERS`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,11 @@ class ProgramSettings:
     update_interval: int
     block_size: int
     fp32_embeddings: bool
+
+    @property
+    def is_own_code(self) -> bool:
+        """Whether `whatfits.optim_impls` steps, not the published code."""
+        return self.implementation is OptimizerImplementation.WHATFITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.adan import Adan
-from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, ProgramSettings
+from whatfits.estimator.memory.optimizers.facts import (
+    PUBLISHED_OR_OWN,
+    TORCH_IMPLEMENTATIONS,
+    OptimizerFacts,
+    ProgramSettings,
+)
 from whatfits.estimator.memory.optimizers.lamb import Lamb
 from whatfits.estimator.memory.optimizers.lion import Lion
+from whatfits.estimator.memory.optimizers.own_elementwise import Mezo, OwnAdan, OwnLion, Sm3
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.memory.optimizers.schedule_free import ScheduleFreeAdamW
 from whatfits.estimator.memory.optimizers.sophia import SophiaG
@@ -38,7 +44,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="No state at all; rarely trains transformers well.",
             paper="Robbins and Monro: A Stochastic Approximation Method, 1951",
             source="torch.optim.SGD without momentum, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=lambda s: Sgd(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.SGDM: OptimizerFacts(
@@ -46,7 +52,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="One momentum per parameter in the parameters' dtype, half of AdamW's states.",
             paper="Polyak: Some methods of speeding up the convergence of iteration methods, 1964",
             source="torch.optim.SGD with momentum, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=lambda s: SgdMomentum(
                 param_dtype_bytes=s.param_dtype_bytes,
                 is_fused=s.implementation is OptimizerImplementation.FUSED,
@@ -57,7 +63,7 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             summary="Two moments per parameter in the parameters' dtype; the reference the others are compared with.",
             paper="Loshchilov and Hutter: Decoupled Weight Decay Regularization, arXiv:1711.05101",
             source="torch.optim.AdamW, PyTorch 2.13",
-            implementations=tuple(OptimizerImplementation),
+            implementations=TORCH_IMPLEMENTATIONS,
             build=_adamw,
         ),
         OptimizerName.SCHEDULE_FREE_ADAMW: OptimizerFacts(
@@ -74,7 +80,8 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Chen et al.: Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675",
             source="pytorch_optimizer.Lion, pytorch-optimizer 4.1.0",
             in_lists=True,
-            build=lambda s: Lion(param_dtype_bytes=s.param_dtype_bytes),
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnLion if s.is_own_code else Lion)(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.ADAN: OptimizerFacts(
             title="Adan",
@@ -82,7 +89,25 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Xie et al.: Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models, arXiv:2208.06677",
             source="pytorch_optimizer.Adan, pytorch-optimizer 4.1.0",
             in_lists=True,
-            build=lambda s: Adan(param_dtype_bytes=s.param_dtype_bytes),
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnAdan if s.is_own_code else Adan)(param_dtype_bytes=s.param_dtype_bytes),
+        ),
+        OptimizerName.SM3: OptimizerFacts(
+            title="SM3",
+            summary="One number per row and per column in place of AdamW's moments: almost no state.",
+            paper="Anil et al.: Memory-Efficient Adaptive Optimization, arXiv:1901.11150",
+            source="whatfits.optim_impls.sm3, without momentum; the published packages keep a momentum unused",
+            build=lambda s: Sm3(param_dtype_bytes=s.param_dtype_bytes),
+        ),
+        OptimizerName.MEZO: OptimizerFacts(
+            title="MeZO",
+            summary="Two forward passes in place of gradients: no state, no gradients, no stored activations.",
+            paper="Malladi et al.: Fine-Tuning Language Models with Just Forward Passes, arXiv:2305.17333",
+            source="whatfits.optim_impls.mezo; the step alone, as runs without a backward pass are not modelled yet",
+            layerwise_possible=False,
+            can_accumulate=False,
+            can_clip=False,
+            build=lambda s: Mezo(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.LAMB: OptimizerFacts(
             title="LAMB",

@@ -4,11 +4,23 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.apollo import Apollo
-from whatfits.estimator.memory.optimizers.facts import OptimizerFacts, RankRule
+from whatfits.estimator.memory.optimizers.facts import (
+    PUBLISHED_OR_OWN,
+    OptimizerFacts,
+    ProgramSettings,
+    RankRule,
+)
 from whatfits.estimator.memory.optimizers.fira import Fira
 from whatfits.estimator.memory.optimizers.frugal import Frugal
 from whatfits.estimator.memory.optimizers.galore import GaLoreAdamW, GaLoreAdamW8bit
 from whatfits.estimator.memory.optimizers.galore_adafactor import GaLoreAdafactor
+from whatfits.estimator.memory.optimizers.own_galore_adafactor import OwnGaLoreAdafactor
+from whatfits.estimator.memory.optimizers.own_low_rank import OwnApollo, OwnFira, OwnGaLore
+from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
+from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo, OwnQGaLore
+from whatfits.estimator.memory.optimizers.own_split import Gwt, OwnFrugal
+from whatfits.estimator.memory.optimizers.own_subspace import LDAdam, SubTrack
+from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerName
 
 __all__ = ["LOW_RANK"]
@@ -25,6 +37,14 @@ _FIRA_RANK = RankRule(
     rank=lambda hidden_size: max(1, hidden_size // 4),
     text="hidden_size / 4: 128 at 512, 256 at 1024, 512 at 2048; at 768 the paper took 256 (arXiv:2410.01623, Table 3)",
 )
+_LDADAM_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4, as the paper pre-trains (arXiv:2410.16103, section 5); the released optimizer's default is 16",
+)
+_SUBTRACK_RANK = RankRule(
+    rank=lambda hidden_size: max(1, hidden_size // 4),
+    text="hidden_size / 4: 128 at 512, 512 at 2048 (arXiv:2502.01586, appendix: pre-training)",
+)
 _FRUGAL_RANK = RankRule(
     rank=lambda hidden_size: max(1, hidden_size // 4),
     text="hidden_size / 4, the density 0.25 of the linear layers' tensors (fzmushko/FRUGAL, scripts/benchmark_c4)",
@@ -34,6 +54,22 @@ _GALORE_PAPER = (
 )
 _APOLLO_PAPER = "Zhu et al.: APOLLO: SGD-like Memory, AdamW-level Performance, arXiv:2412.05270"
 
+
+def _galore_adamw_8bit(settings: ProgramSettings) -> OptimizerProgram:
+    if settings.is_own_code:
+        return OwnGaLore8bit(
+            param_dtype_bytes=settings.param_dtype_bytes,
+            rank=settings.rank,
+            update_interval=settings.update_interval,
+        )
+    return GaLoreAdamW8bit(
+        param_dtype_bytes=settings.param_dtype_bytes,
+        rank=settings.rank,
+        update_interval=settings.update_interval,
+        block_size=settings.block_size,
+    )
+
+
 LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
     {
         OptimizerName.GALORE_ADAMW: OptimizerFacts(
@@ -42,7 +78,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_GALORE_PAPER,
             source="galore_torch.GaLoreAdamW, galore-torch 1.0",
             default_rank=_GALORE_RANK,
-            build=lambda s: GaLoreAdamW(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnGaLore if s.is_own_code else GaLoreAdamW)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -53,11 +90,41 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             source="galore_torch.GaLoreAdamW8bit, galore-torch 1.0, with bitsandbytes 0.50.2's block-wise states",
             default_rank=_GALORE_RANK,
             has_block_size=True,
-            build=lambda s: GaLoreAdamW8bit(
+            implementations=PUBLISHED_OR_OWN,
+            build=_galore_adamw_8bit,
+        ),
+        OptimizerName.Q_GALORE: OptimizerFacts(
+            title="Q-GaLore",
+            summary="GaLore with 8-bit moments, 4-bit projections, fewer SVDs, and weights that can be 8-bit integers.",
+            paper="Zhang et al.: Q-GaLore: Quantized GaLore with INT4 Projection and Layer-Adaptive Low-Rank Gradients, "
+            "arXiv:2407.08296",
+            source="whatfits.optim_impls.q_galore, weights in the parameters' dtype",
+            default_rank=_GALORE_RANK,
+            build=lambda s: OwnQGaLore(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.Q_APOLLO: OptimizerFacts(
+            title="Q-APOLLO",
+            summary="APOLLO with 8-bit moments, its projection drawn anew, and weights that can be 8-bit integers.",
+            paper=_APOLLO_PAPER,
+            source="whatfits.optim_impls.q_apollo, weights in the parameters' dtype",
+            default_rank=_APOLLO_RANK,
+            build=lambda s: OwnQApollo(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.Q_APOLLO_MINI: OptimizerFacts(
+            title="Q-APOLLO-Mini",
+            summary="APOLLO-Mini, almost without state for linear layers, with weights that can be 8-bit integers.",
+            paper=_APOLLO_PAPER,
+            source="whatfits.optim_impls.q_apollo, weights in the parameters' dtype",
+            default_rank=RankRule(rank=lambda _: 1, text="1 (arXiv:2412.05270, section 4.2)"),
+            build=lambda s: OwnQApollo(
                 param_dtype_bytes=s.param_dtype_bytes,
                 rank=s.rank,
                 update_interval=s.update_interval,
-                block_size=s.block_size,
+                scales_tensor=True,
             ),
         ),
         OptimizerName.GALORE_ADAFACTOR: OptimizerFacts(
@@ -66,7 +133,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_GALORE_PAPER,
             source="galore_torch.GaLoreAdafactor, galore-torch 1.0",
             default_rank=_GALORE_RANK,
-            build=lambda s: GaLoreAdafactor(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnGaLoreAdafactor if s.is_own_code else GaLoreAdafactor)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -77,9 +145,37 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             "arXiv:2410.01623",
             source="pytorch_optimizer.Fira, pytorch-optimizer 4.1.0",
             default_rank=_FIRA_RANK,
-            build=lambda s: Fira(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnFira if s.is_own_code else Fira)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
+        ),
+        OptimizerName.LDADAM: OptimizerFacts(
+            title="LDAdam",
+            summary="AdamW's moments in a subspace that follows the gradient at every step, with error feedback.",
+            paper="Robert et al.: LDAdam: Adaptive Optimization from Low-Dimensional Gradient Statistics, "
+            "arXiv:2410.16103",
+            source="whatfits.optim_impls.ldadam; the released code keeps the error in the gradient's memory instead",
+            default_rank=_LDADAM_RANK,
+            build=lambda s: LDAdam(param_dtype_bytes=s.param_dtype_bytes, rank=s.rank),
+        ),
+        OptimizerName.SUBTRACK: OptimizerFacts(
+            title="SubTrack++",
+            summary="GaLore's state with a subspace that is turned along the gradient's error, plus the residual.",
+            paper="Rajabi et al.: SubTrack++: Gradient Subspace Tracking for Scalable LLM Training, arXiv:2502.01586",
+            source="whatfits.optim_impls.subtrack; the released code has no licence",
+            default_rank=_SUBTRACK_RANK,
+            build=lambda s: SubTrack(
+                param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
+            ),
+        ),
+        OptimizerName.GWT: OptimizerFacts(
+            title="GWT",
+            summary="AdamW's moments of coarse wavelet coefficients: a quarter of AdamW's states for matrices at level 2.",
+            paper="Wen et al.: Wavelet Meets Adam: Compressing Gradients for Memory-Efficient Training, "
+            "arXiv:2501.07237",
+            source="whatfits.optim_impls.gwt at level 2; the authors' repository has no licence",
+            build=lambda s: Gwt(param_dtype_bytes=s.param_dtype_bytes),
         ),
         OptimizerName.FRUGAL: OptimizerFacts(
             title="FRUGAL",
@@ -88,7 +184,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             "Training, arXiv:2411.07837",
             source="fzmushko/FRUGAL, commit c7ebe4c, optimizer `frugal` (state and allocations as traced)",
             default_rank=_FRUGAL_RANK,
-            build=lambda s: Frugal(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnFrugal if s.is_own_code else Frugal)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
             layerwise_possible=False,
@@ -99,7 +196,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_APOLLO_PAPER,
             source="apollo-torch 1.0.3 (state and allocations as traced)",
             default_rank=_APOLLO_RANK,
-            build=lambda s: Apollo(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnApollo if s.is_own_code else Apollo)(
                 param_dtype_bytes=s.param_dtype_bytes, rank=s.rank, update_interval=s.update_interval
             ),
         ),
@@ -109,7 +207,8 @@ LOW_RANK: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper=_APOLLO_PAPER,
             source="apollo-torch 1.0.3 (state and allocations as traced)",
             default_rank=RankRule(rank=lambda _: 1, text="1 (arXiv:2412.05270, section 4.2)"),
-            build=lambda s: Apollo(
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnApollo if s.is_own_code else Apollo)(
                 param_dtype_bytes=s.param_dtype_bytes,
                 rank=s.rank,
                 update_interval=s.update_interval,

@@ -4,12 +4,39 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from whatfits.estimator.memory.optimizers.blockwise_8bit import AdamW8bit
-from whatfits.estimator.memory.optimizers.facts import OptimizerFacts
+from whatfits.estimator.memory.optimizers.facts import PUBLISHED_OR_OWN, OptimizerFacts, ProgramSettings
 from whatfits.estimator.memory.optimizers.low_bit import AdamW4bit, AdamWFp8
+from whatfits.estimator.memory.optimizers.own_quantised import (
+    ADAM,
+    LION,
+    SGDM,
+    Blockwise8bitMethod,
+    OwnBlockwise8bit,
+)
 from whatfits.estimator.memory.optimizers.paged import PagedAdamW, PagedAdamW8bit
+from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.specs import OptimizerName
 
 __all__ = ["QUANTISED"]
+
+
+def _own(settings: ProgramSettings, method: Blockwise8bitMethod) -> OptimizerProgram:
+    return OwnBlockwise8bit(
+        param_dtype_bytes=settings.param_dtype_bytes,
+        method=method,
+        fp32_embeddings=settings.fp32_embeddings,
+    )
+
+
+def _adamw_8bit(settings: ProgramSettings) -> OptimizerProgram:
+    if settings.is_own_code:
+        return _own(settings, ADAM)
+    return AdamW8bit(
+        param_dtype_bytes=settings.param_dtype_bytes,
+        block_size=settings.block_size,
+        fp32_embeddings=settings.fp32_embeddings,
+    )
+
 
 QUANTISED: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
     {
@@ -19,11 +46,29 @@ QUANTISED: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861",
             source="bitsandbytes.optim.AdamW8bit, bitsandbytes 0.50.2",
             has_block_size=True,
-            build=lambda s: AdamW8bit(
-                param_dtype_bytes=s.param_dtype_bytes,
-                block_size=s.block_size,
-                fp32_embeddings=s.fp32_embeddings,
-            ),
+            implementations=PUBLISHED_OR_OWN,
+            build=_adamw_8bit,
+        ),
+        OptimizerName.ADAM_8BIT: OptimizerFacts(
+            title="8-bit Adam",
+            summary="Both moments in 8 bits, about 2 bytes per parameter whatever the parameters' dtype.",
+            paper="Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861",
+            source="whatfits.optim_impls.blockwise_8bit",
+            build=lambda s: _own(s, ADAM),
+        ),
+        OptimizerName.SGDM_8BIT: OptimizerFacts(
+            title="8-bit SGD with momentum",
+            summary="Momentum in 8 bits, about 1 byte per parameter whatever the parameters' dtype.",
+            paper="Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861",
+            source="whatfits.optim_impls.blockwise_8bit",
+            build=lambda s: _own(s, SGDM),
+        ),
+        OptimizerName.LION_8BIT: OptimizerFacts(
+            title="8-bit Lion",
+            summary="Lion's momentum in 8 bits, about 1 byte per parameter whatever the parameters' dtype.",
+            paper="Dettmers et al.: 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861",
+            source="whatfits.optim_impls.blockwise_8bit",
+            build=lambda s: _own(s, LION),
         ),
         OptimizerName.PAGED_ADAMW: OptimizerFacts(
             title="Paged AdamW",

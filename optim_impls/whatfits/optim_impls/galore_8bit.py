@@ -1,0 +1,265 @@
+"""GaLore with 8-bit AdamW: moments of the projected gradient in 8 bits, 2 r N + r M s bytes for an m x n matrix.
+
+Jiawei Zhao, Zhenyu Zhang, Beidi Chen, Zhangyang Wang, Anima Anandkumar, Yuandong Tian: GaLore: Memory-Efficient LLM
+Training by Gradient Low-Rank Projection, arXiv:2403.03507, Algorithm 2 and section 4.2 (8-bit). With M = min(m, n) and
+N = max(m, n), the shorter side is projected to rank r. Other parameters get 8-bit AdamW.
+
+Differs from galore-torch 1.0: the update is added to the weights by one product, without a copy of them or a
+back-projected update; P is a copy of the singular vectors, so that no factor of M x M stays behind it; weight decay
+comes with the same product. galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
+does.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from whatfits.optim_impls.base import (
+    Group,
+    PerParameterOptimizer,
+    State,
+    check_fraction,
+    check_non_negative,
+    check_positive,
+)
+from whatfits.optim_impls.blockwise import (
+    CHUNK_SIZE,
+    MIN_8BIT_SIZE,
+    init_moments,
+    is_quantised,
+    load_codebooks,
+    moment_states,
+    shared_maps,
+    update_in_chunks,
+    workspace_bytes,
+)
+from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, adam_update
+from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
+from whatfits.optim_impls.entry import OptimizerEntry
+
+__all__ = [
+    "ENTRY",
+    "GaLore8bit",
+    "GaLore8bitDeclaration",
+    "LowRank",
+    "adam_direction",
+    "check_hyper",
+    "low_rank_of",
+    "svd_directions",
+]
+
+
+class LowRank(NamedTuple):
+    """How an m x n matrix is projected. P is r x n where m >= n (right), else m x r (left)."""
+
+    rank: int
+    short_side: int
+    long_side: int
+    is_right: bool
+
+    @property
+    def projection_shape(self) -> tuple[int, int]:
+        """Shape of P."""
+        return (self.rank, self.short_side) if self.is_right else (self.short_side, self.rank)
+
+    @property
+    def low_shape(self) -> tuple[int, int]:
+        """Shape of the projected gradient and of its moments."""
+        return (self.long_side, self.rank) if self.is_right else (self.rank, self.long_side)
+
+    @property
+    def low_numel(self) -> int:
+        """Elements of the projected gradient."""
+        return self.rank * self.long_side
+
+
+def low_rank_of(shape: Sequence[int], rank: int) -> LowRank:
+    """The projection of a matrix; a rank above the shorter side is cut to it."""
+    m, n = shape
+    return LowRank(min(rank, m, n), min(m, n), max(m, n), m >= n)
+
+
+def svd_directions(grad: Tensor, rank: int) -> Tensor:
+    """The leading singular vectors of the shorter side in fp32, as P is laid out (a view of the SVD's factor)."""
+    factors: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(grad.float(), full_matrices=False)
+    u, _, vh = factors
+    return vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank]
+
+
+def adam_direction(
+    out: Tensor,  # (k,) fp32, may be grad
+    grad: Tensor,  # (k,) fp32
+    moments: Sequence[Tensor],  # exp_avg and exp_avg_sq, (k,) fp32
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Write out <- m' / (sqrt(v') + eps) with both moments updated in place and their bias corrected."""
+    exp_avg, exp_avg_sq = moments
+    exp_avg.lerp_(grad, 1 - betas[0])
+    exp_avg_sq.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
+    torch.sqrt(exp_avg_sq, out=out)
+    out.div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
+    torch.div(exp_avg, out, out=out).div_(1 - betas[0] ** step)
+
+
+class GaLore8bit(PerParameterOptimizer):
+    """GaLore for groups of role `matrix`, 8-bit AdamW for the others."""
+
+    def __init__(self, params: ParamsT, **hyper: Any) -> None:  # the defaults' names and types
+        check_hyper(hyper)
+        super().__init__(params, hyper)
+        load_codebooks(self._all_params(), ADAM_MOMENTS)
+
+    def init_state(self, param: Tensor, group: Group) -> State:
+        """P and moments of r N elements; moments as large as the parameter where it is not projected."""
+        shape: tuple[int, ...] = tuple(param.shape)
+        extra: State = {}
+        if group["role"] == Role.MATRIX:
+            low = low_rank_of(param.shape, group["rank"])
+            shape, extra = low.low_shape, self.init_projection(param, low, group)
+        quantised = is_quantised(math.prod(shape), min_8bit_size=group["min_8bit_size"])
+        return init_moments(shape, ADAM_MOMENTS, quantised=quantised, device=param.device) | extra
+
+    def init_projection(self, param: Tensor, low: LowRank, group: Group) -> State:
+        """State of P, which the first step writes."""
+        del group
+        return {"projection": torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)}
+
+    def refresh(self, grad: Tensor, low: LowRank, state: State, group: Group) -> None:
+        """Write P from the gradient, where one is due."""
+        if (state["step"] - 1) % group["projection_update_interval"] == 0:
+            state["projection"].copy_(svd_directions(grad, low.rank))
+
+    def projection(self, state: State, low: LowRank, dtype: torch.dtype) -> Tensor:
+        """P as it is multiplied with."""
+        del low, dtype
+        projection: Tensor = state["projection"]
+        return projection
+
+    def update_param(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
+        """Project, update the moments, and add the projected-back direction to the weights."""
+        state["step"] += 1
+        if group["role"] == Role.MATRIX:
+            self._update_matrix(param, grad, state, group)
+            return
+        count = torch.full((), float(state["step"]), dtype=torch.float32, device=param.device)
+        hyper = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay")}
+        update = partial(adam_update, count=count, decouples=True, **hyper)
+        update_in_chunks(param, grad, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
+
+    def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
+        low = low_rank_of(param.shape, group["rank"])
+        self.refresh(grad, low, state, group)
+        projection = self.projection(state, low, param.dtype)
+        projected = grad @ projection.T if low.is_right else projection.T @ grad
+        update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
+        # The direction takes the place of the projected gradient.
+        update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
+        factors = (projected, projection) if low.is_right else (projection, projected)
+        self.add_product(param, *factors, state, group)
+
+    def add_product(self, param: Tensor, left: Tensor, right: Tensor, state: State, group: Group) -> None:
+        """One pass over the weights: p <- (1 - lr weight_decay) p - lr scale left right."""
+        del state
+        lr = group["lr"]
+        param.addmm_(left, right, beta=1 - lr * group["weight_decay"], alpha=-lr * group["projection_scale"])
+
+
+def check_hyper(hyper: Mapping[str, Any]) -> None:
+    """Raises ValueError naming the first argument out of range."""
+    for name in ("lr", "weight_decay", "min_8bit_size"):
+        check_non_negative(name, hyper[name])
+    for number, beta in enumerate(hyper["betas"]):
+        check_fraction(f"betas[{number}]", beta)
+    for name in ("eps", "rank", "projection_update_interval", "projection_scale", "chunk_size"):
+        check_positive(name, hyper[name])
+
+
+@dataclass(frozen=True, slots=True)
+class GaLore8bitDeclaration:
+    """Bytes of `GaLore8bit`."""
+
+    def treatment(self, role: Role) -> str:
+        """Matrices are projected."""
+        return "projected, 8-bit moments" if role is Role.MATRIX else "8-bit adamw"
+
+    def states(self, parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:
+        """P of r M s bytes, and 2 r N + 8 ceil(r N / 256) for moments; without P for parameters that are not projected."""
+        shape, own = parameter.shape, tuple[StateTensor, ...]()
+        if parameter.role is Role.MATRIX:
+            low = low_rank_of(parameter.shape, hyper["rank"])
+            shape, own = low.low_shape, self.projection_states(parameter, low)
+        quantised = is_quantised(math.prod(shape), min_8bit_size=hyper["min_8bit_size"])
+        return (*own, *moment_states(shape, ADAM_MOMENTS, quantised=quantised))
+
+    def projection_states(self, parameter: Parameter, low: LowRank) -> tuple[StateTensor, ...]:
+        """P in the parameter's dtype."""
+        return (StateTensor("projection", low.projection_shape, parameter.dtype),)
+
+    def shared_states(self, hyper: Hyper) -> tuple[StateTensor, ...]:
+        """Both codebooks."""
+        del hyper
+        return shared_maps(ADAM_MOMENTS)
+
+    def transient_bytes(self, parameter: Parameter, hyper: Hyper, phase: Phase) -> int:
+        """Projected gradient and a chunk's workspace; at a refresh the SVD's factors, if they are larger."""
+        if parameter.role is not Role.MATRIX:
+            return STEP_COUNT_BYTES + moments_workspace(parameter.numel, parameter.dtype, hyper)
+        low = low_rank_of(parameter.shape, hyper["rank"])
+        step = low.low_numel * parameter.dtype.itemsize
+        step += moments_workspace(low.low_numel, parameter.dtype, hyper)
+        return step if phase is Phase.STEADY else max(step, svd_bytes(parameter, low))
+
+    def refresh_interval(self, hyper: Hyper) -> int | None:
+        """Steps from SVD to SVD."""
+        interval: int = hyper["projection_update_interval"]
+        return interval
+
+
+def moments_workspace(numel: int, dtype: torch.dtype, hyper: Hyper) -> int:
+    """Bytes that updating the moments of some elements needs."""
+    quantised = is_quantised(numel, min_8bit_size=hyper["min_8bit_size"])
+    sizes = workspace_bytes(
+        numel, dtype, len(ADAM_MOMENTS), quantised=quantised, chunk_size=hyper["chunk_size"]
+    )
+    return sum(sizes)
+
+
+def svd_bytes(parameter: Parameter, low: LowRank) -> int:
+    """U, S and Vh in fp32, and the gradient in fp32 where it is not."""
+    copy = 0 if parameter.dtype is torch.float32 else 4 * parameter.numel
+    return copy + 4 * (parameter.numel + low.short_side + low.short_side**2)
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "lr": 1e-3,
+    "betas": (0.9, 0.999),
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+    "rank": 128,
+    "projection_update_interval": 200,
+    "projection_scale": 0.25,
+    "min_8bit_size": MIN_8BIT_SIZE,
+    "chunk_size": CHUNK_SIZE,
+}
+
+ENTRY = OptimizerEntry(
+    name="galore_adamw_8bit",
+    title="GaLore with 8-bit AdamW",
+    summary="AdamW's moments in a low-rank space of the gradient, in 8 bits.",
+    paper="Zhao et al.: GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv:2403.03507",
+    licence="Apache-2.0",
+    source="own",
+    build=lambda groups, hyper: GaLore8bit(groups, **hyper),
+    defaults=DEFAULTS,
+    declaration=GaLore8bitDeclaration(),
+    trainer_name="galore_adamw_8bit",
+)

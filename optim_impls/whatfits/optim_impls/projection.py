@@ -1,0 +1,168 @@
+"""Projections of a matrix gradient to a low rank: how they are laid out, how they are found, what finding them costs.
+
+A matrix is looked at with its longer side first: A = G where m >= n, else its transpose, N x M (a view). P is r x M
+with directions of the shorter side as rows, the projected gradient A P^T is N x r. That is the side galore_torch's
+`std` type chooses.
+
+* `svd`: the exact leading singular vectors (arXiv:2403.03507, Algorithm 2), as a copy, so that no M x M factor stays.
+* `randomised`: Halko, Martinsson, Tropp: Finding Structure with Randomness, arXiv:0909.4061, Algorithms 4.4 and 5.1,
+  two power iterations; no full SVD.
+* `warm`: one subspace iteration from the last P (the same, Algorithm 4.4 begun there); the first P is `randomised`.
+* `draw_random`: entries N(0, 1 / r) from a seed (arXiv:2412.05270, section 4.1).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "PROJECTORS",
+    "LowRank",
+    "Projector",
+    "channel_norms",
+    "draw_random",
+    "low_rank_of",
+    "refresh_bytes",
+    "seeded_generator",
+    "tall",
+]
+
+OVERSAMPLING = 8
+POWER_ITERATIONS = 2
+FP32_BYTES = 4
+PIECE = 65_536
+
+
+class LowRank(NamedTuple):
+    """Sizes of one projected matrix."""
+
+    rank: int
+    short_side: int
+    long_side: int
+
+    @property
+    def projection_shape(self) -> tuple[int, int]:
+        """Shape of P: r x M."""
+        return (self.rank, self.short_side)
+
+    @property
+    def low_shape(self) -> tuple[int, int]:
+        """Shape of the projected gradient and of its moments: N x r."""
+        return (self.long_side, self.rank)
+
+
+def low_rank_of(shape: tuple[int, ...], rank: int, *, clips: bool = True) -> LowRank:
+    """The projection of a matrix; directions of an SVD are at most as many as the shorter side."""
+    short_side, long_side = sorted(shape)
+    return LowRank(min(rank, short_side) if clips else rank, short_side, long_side)
+
+
+def tall(matrix: Tensor) -> Tensor:
+    """The matrix with its longer side first, as a view."""
+    return matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+
+
+def channel_norms(matrix: Tensor, *, rows_at_once: int) -> Tensor:
+    """Norms of the rows of a matrix with its longer side first. Shape: (N, 1), fp32.
+
+    Along strides the CPU's norm is ten times slower than sums of squares of pieces that stay in cache; those are of
+    at most `rows_at_once` rows of the matrix as it lies in memory.
+    """
+    if matrix.is_cuda or matrix.is_contiguous():
+        return torch.linalg.vector_norm(matrix, dim=1, keepdim=True, dtype=torch.float32)
+    wide = matrix.T
+    step = max(1, min(rows_at_once, PIECE // wide.shape[1]))
+    squares = torch.zeros(wide.shape[1], dtype=torch.float32, device=matrix.device)
+    for start in range(0, wide.shape[0], step):
+        piece = wide[start : start + step].to(torch.float32, copy=True)
+        squares.add_(piece.square_().sum(0))
+        del piece
+    return squares.sqrt_().unsqueeze(1)
+
+
+def seeded_generator(seed: int, number: int, draw: int, device: torch.device) -> torch.Generator | None:
+    """Random numbers of their own for each parameter and draw; None on `meta`, which has none."""
+    if device.type == "meta":
+        return None
+    return torch.Generator(device).manual_seed(crc32(f"{seed} {number} {draw}".encode()))
+
+
+def draw_random(out: Tensor, generator: torch.Generator | None) -> None:
+    """Write P ~ N(0, 1 / r). Shape: (r, M)."""
+    out.normal_(0.0, float(out.shape[0]) ** -0.5, generator=generator)
+
+
+class Projector(Protocol):
+    """Writes the directions of a gradient into P."""
+
+    def __call__(
+        self, out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool
+    ) -> None:
+        """Shapes: out (r, M), grad (m, n). Where it is not the first, `out` holds the directions so far."""
+        ...
+
+
+def _svd(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
+    del generator, is_first
+    factors: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(grad.float(), full_matrices=False)
+    u, _, vh = factors
+    rank = out.shape[0]
+    out.copy_(vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank].T)
+
+
+def _randomised(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
+    del is_first
+    matrix = tall(grad.float())
+    columns = min(out.shape[0] + OVERSAMPLING, out.shape[1])
+    basis = torch.empty(out.shape[1], columns, device=grad.device)
+    basis.normal_(generator=generator)
+    for _ in range(POWER_ITERATIONS):
+        basis = _orthonormal(matrix.T @ _orthonormal(matrix @ basis))
+    sketch = matrix @ basis
+    gram = sketch.T @ sketch
+    del sketch
+    # Eigenvalues ascend: the last columns are the leading directions.
+    rotation: Tensor = torch.linalg.eigh(gram)[1]
+    leading = rotation.flip(1)[:, : out.shape[0]]
+    out.copy_(leading.T @ basis.T)
+
+
+def _warm(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
+    if is_first:
+        _randomised(out, grad, generator, is_first=True)
+        return
+    matrix = tall(grad.float())
+    out.copy_(_orthonormal(matrix.T @ (matrix @ out.T.float())).T)
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    q: Tensor = torch.linalg.qr(matrix)[0]
+    return q
+
+
+PROJECTORS: Mapping[str, Projector] = MappingProxyType(
+    {"svd": _svd, "randomised": _randomised, "warm": _warm}
+)
+"""How a GaLore-like method can find its directions."""
+
+
+def refresh_bytes(method: str, low: LowRank, dtype: torch.dtype, *, is_first: bool) -> int:
+    """Peak of what a refresh holds beside the gradient and P.
+
+    svd: U, S and Vh in fp32, 4 (m n + M + M^2). randomised, with k = min(r + 8, M) columns: 4 (2 N k + M k + k^2) for
+    a QR of N x k, or 4 (3 M k + k^2) for one of M x k. warm: 4 (N r + M r), or 4 (2 M r + r^2) for its QR. 4 m n
+    more for an fp32 copy of a gradient of another dtype.
+    """
+    r, m, n = low
+    copy = 0 if dtype is torch.float32 else m * n
+    if method == "svd":
+        return FP32_BYTES * (copy + m * n + m + m * m)
+    if method == "randomised" or is_first:
+        k = min(r + OVERSAMPLING, m)
+        elements = max(2 * n * k + m * k + k * k, n * k + 2 * m * k, 3 * m * k + k * k)
+        return FP32_BYTES * (copy + elements)
+    return FP32_BYTES * (copy + max(n * r + m * r, 2 * m * r + r * r))
