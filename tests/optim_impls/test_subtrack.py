@@ -43,11 +43,12 @@ def turned(grad: Tensor, p: Tensor, step_size: float) -> Tensor:
     tangent = 2 * (g - s @ a) @ a.T
     u, sigma, vh = torch.linalg.svd(tangent, full_matrices=False)
     u, v, angle = u[:, :1], vh[:1].T, sigma[0] * step_size
-    return (
+    new: Tensor = (
         s @ v @ v.T * angle.cos()
         + u @ v.T * angle.sin()
         + s @ (torch.eye(v.shape[0], dtype=v.dtype) - v @ v.T)
     ).T
+    return new
 
 
 def first(grad: Tensor, step: int, p: Tensor | None) -> Tensor:

@@ -73,7 +73,8 @@ def channel_norms(matrix: Tensor, *, rows_at_once: int) -> Tensor:
     at most `rows_at_once` rows of the matrix as it lies in memory.
     """
     if matrix.is_cuda or matrix.is_contiguous():
-        return torch.linalg.vector_norm(matrix, dim=1, keepdim=True, dtype=torch.float32)
+        norms: Tensor = torch.linalg.vector_norm(matrix, dim=1, keepdim=True, dtype=torch.float32)
+        return norms
     wide = matrix.T
     step = max(1, min(rows_at_once, PIECE // wide.shape[1]))
     squares = torch.zeros(wide.shape[1], dtype=torch.float32, device=matrix.device)
