@@ -21,6 +21,12 @@ ONE_LAYER_OPTIMIZERS: Final = frozenset({OptimizerName.BADAM})
 """Optimizers that train one layer at a time and freeze the rest."""
 
 WHOLE_STEP_OPTIMIZERS: Final = frozenset(
-    {OptimizerName.SOPHIA, OptimizerName.BADAM, OptimizerName.FRUGAL, OptimizerName.ADAM_MINI}
+    {
+        OptimizerName.SOPHIA,
+        OptimizerName.BADAM,
+        OptimizerName.FRUGAL,
+        OptimizerName.ADAM_MINI,
+        OptimizerName.MEZO,
+    }
 )
-"""Optimizers whose published code has no layer-wise form: it needs gradients for more than their own parameter's update."""
+"""Optimizers without a layer-wise form: their code needs gradients for more than their own parameter's update, or has none."""
