@@ -43,7 +43,7 @@ def test_submitting_the_form_makes_a_link_that_is_the_answer(visit: Visit, serve
     page.get_by_label("Model").fill("llama-2-7b")
     page.get_by_label("Sequence length").fill("4096")
     page.get_by_label("AdamW", exact=True).check()
-    page.get_by_label("APOLLO-Mini").check()
+    page.get_by_label("APOLLO-Mini", exact=True).check()
     page.get_by_label("Order").select_option("memory")
     page.get_by_role("button", name="Show what fits").click()
 

@@ -125,6 +125,7 @@ def test_layerwise_update_is_a_step_of_one_parameter(
 
 
 NOT_MONOTONE = {
+    OptimizerName.Q_GALORE,  # as the next
     OptimizerName.GALORE_ADAMW_8BIT,  # below 4096 projected elements: fp32 states, larger than 8-bit ones above
     OptimizerName.PAGED_ADAMW,  # from 100,000 elements on: not on the device
     OptimizerName.PAGED_ADAMW_8BIT,
