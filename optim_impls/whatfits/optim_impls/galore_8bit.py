@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,54 +42,15 @@ from whatfits.optim_impls.blockwise import (
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, adam_update
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.projection import LowRank, low_rank_of, svd_directions
 
 __all__ = [
     "ENTRY",
     "GaLore8bit",
     "GaLore8bitDeclaration",
-    "LowRank",
     "adam_direction",
     "check_hyper",
-    "low_rank_of",
-    "svd_directions",
 ]
-
-
-class LowRank(NamedTuple):
-    """How an m x n matrix is projected. P is r x n where m >= n (right), else m x r (left)."""
-
-    rank: int
-    short_side: int
-    long_side: int
-    is_right: bool
-
-    @property
-    def projection_shape(self) -> tuple[int, int]:
-        """Shape of P."""
-        return (self.rank, self.short_side) if self.is_right else (self.short_side, self.rank)
-
-    @property
-    def low_shape(self) -> tuple[int, int]:
-        """Shape of the projected gradient and of its moments."""
-        return (self.long_side, self.rank) if self.is_right else (self.rank, self.long_side)
-
-    @property
-    def low_numel(self) -> int:
-        """Elements of the projected gradient."""
-        return self.rank * self.long_side
-
-
-def low_rank_of(shape: Sequence[int], rank: int) -> LowRank:
-    """The projection of a matrix; a rank above the shorter side is cut to it."""
-    m, n = shape
-    return LowRank(min(rank, m, n), min(m, n), max(m, n), m >= n)
-
-
-def svd_directions(grad: Tensor, rank: int) -> Tensor:
-    """The leading singular vectors of the shorter side in fp32, as P is laid out (a view of the SVD's factor)."""
-    factors: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(grad.float(), full_matrices=False)
-    u, _, vh = factors
-    return vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank]
 
 
 def adam_direction(
@@ -123,7 +84,7 @@ class GaLore8bit(PerParameterOptimizer):
         shape: tuple[int, ...] = tuple(param.shape)
         extra: State = {}
         if group["role"] == Role.MATRIX:
-            low = low_rank_of(param.shape, group["rank"])
+            low = low_rank_of(tuple(param.shape), group["rank"], as_it_lies=True)
             shape, extra = low.low_shape, self.init_projection(param, low, group)
         quantised = is_quantised(math.prod(shape), min_8bit_size=group["min_8bit_size"])
         return init_moments(shape, ADAM_MOMENTS, quantised=quantised, device=param.device) | extra
@@ -136,7 +97,8 @@ class GaLore8bit(PerParameterOptimizer):
     def refresh(self, grad: Tensor, low: LowRank, state: State, group: Group) -> None:
         """Write P from the gradient, where one is due."""
         if (state["step"] - 1) % group["projection_update_interval"] == 0:
-            state["projection"].copy_(svd_directions(grad, low.rank))
+            directions = svd_directions(grad, low.rank)
+            state["projection"].copy_(directions if low.is_right else directions.T)
 
     def projection(self, state: State, low: LowRank, dtype: torch.dtype) -> Tensor:
         """P as it is multiplied with."""
@@ -156,7 +118,7 @@ class GaLore8bit(PerParameterOptimizer):
         update_in_chunks(param, grad, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
 
     def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
-        low = low_rank_of(param.shape, group["rank"])
+        low = low_rank_of(tuple(param.shape), group["rank"], as_it_lies=True)
         self.refresh(grad, low, state, group)
         projection = self.projection(state, low, param.dtype)
         projected = grad @ projection.T if low.is_right else projection.T @ grad
@@ -195,7 +157,7 @@ class GaLore8bitDeclaration:
         """P of r M s bytes, and 2 r N + 8 ceil(r N / 256) for moments; without P for parameters that are not projected."""
         shape, own = parameter.shape, tuple[StateTensor, ...]()
         if parameter.role is Role.MATRIX:
-            low = low_rank_of(parameter.shape, hyper["rank"])
+            low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
             shape, own = low.low_shape, self.projection_states(parameter, low)
         quantised = is_quantised(math.prod(shape), min_8bit_size=hyper["min_8bit_size"])
         return (*own, *moment_states(shape, ADAM_MOMENTS, quantised=quantised))
@@ -213,7 +175,7 @@ class GaLore8bitDeclaration:
         """Projected gradient and a chunk's workspace; at a refresh the SVD's factors, if they are larger."""
         if parameter.role is not Role.MATRIX:
             return STEP_COUNT_BYTES + moments_workspace(parameter.numel, parameter.dtype, hyper)
-        low = low_rank_of(parameter.shape, hyper["rank"])
+        low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         step = low.low_numel * parameter.dtype.itemsize
         step += moments_workspace(low.low_numel, parameter.dtype, hyper)
         return step if phase is Phase.STEADY else max(step, svd_bytes(parameter, low))

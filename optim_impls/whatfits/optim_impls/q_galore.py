@@ -37,14 +37,11 @@ from whatfits.optim_impls.galore_8bit import (
 from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
-    LowRank,
-    low_rank_of,
     moments_workspace,
     svd_bytes,
-    svd_directions,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
-from whatfits.optim_impls.projection import seeded_generator
+from whatfits.optim_impls.projection import LowRank, low_rank_of, seeded_generator, svd_directions
 
 __all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration", "stable_number"]
 
@@ -93,7 +90,9 @@ class QGaLore(GaLore8bit):
         """Write P where a refresh is due, and set when the next one is."""
         if state["step"] != state["next_refresh"]:
             return
-        directions = svd_directions(grad, low.rank).clone(memory_format=torch.contiguous_format)
+        found = svd_directions(grad, low.rank)
+        directions = (found if low.is_right else found.T).clone(memory_format=torch.contiguous_format)
+        del found
         if state["step"] > 1:
             old = self.projection(state, low, torch.float32)
             is_alike = likeness(old, directions, is_right=low.is_right) >= group["likeness_threshold"]
@@ -158,7 +157,7 @@ class QGaLoreDeclaration(GaLore8bitDeclaration):
         """As GaLore's, with P in the parameter's dtype; a refresh quantises the SVD's vectors."""
         if parameter.role is not Role.MATRIX:
             return super(QGaLoreDeclaration, self).transient_bytes(parameter, hyper, phase)
-        low = low_rank_of(parameter.shape, hyper["rank"])
+        low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         numel, itemsize = low.rank * low.short_side, parameter.dtype.itemsize
         unpacking = numel * (1 + itemsize)
         step = numel * itemsize + low.low_numel * itemsize
