@@ -48,7 +48,7 @@ def test_directions_come_in_the_order_of_singular_values(subspace: str, shape: t
 
 def test_a_draw_has_the_variance_of_one_over_the_rank(device: torch.device) -> None:
     p = torch.empty(16, 5000, device=device)
-    draw_random(p, seeded_generator(0, 0, 0, device))
+    draw_random(p, seeded_generator(0, 0, 0, device), rank=p.shape[0])
 
     assert abs(float(p.var()) * 16 - 1) < 0.02
 
@@ -58,9 +58,9 @@ def test_seeds_parameters_and_draws_have_numbers_of_their_own(
     changed: tuple[int, int, int], device: torch.device
 ) -> None:
     first, again, other = (torch.empty(4, 8, device=device) for _ in range(3))
-    draw_random(first, seeded_generator(0, 0, 0, device))
-    draw_random(again, seeded_generator(0, 0, 0, device))
-    draw_random(other, seeded_generator(*changed, device))
+    draw_random(first, seeded_generator(0, 0, 0, device), rank=first.shape[0])
+    draw_random(again, seeded_generator(0, 0, 0, device), rank=again.shape[0])
+    draw_random(other, seeded_generator(*changed, device), rank=other.shape[0])
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

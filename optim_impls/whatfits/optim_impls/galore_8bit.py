@@ -11,7 +11,7 @@ does.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +24,6 @@ from whatfits.optim_impls.base import (
     Group,
     PerParameterOptimizer,
     State,
-    check_fraction,
     check_non_negative,
     check_positive,
 )
@@ -42,33 +41,15 @@ from whatfits.optim_impls.blockwise import (
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, adam_update
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.low_rank import check_low_rank_hyper, write_adam_direction
 from whatfits.optim_impls.projection import LowRank, low_rank_of, svd_directions
 
 __all__ = [
     "ENTRY",
     "GaLore8bit",
     "GaLore8bitDeclaration",
-    "adam_direction",
     "check_hyper",
 ]
-
-
-def adam_direction(
-    out: Tensor,  # (k,) fp32, may be grad
-    grad: Tensor,  # (k,) fp32
-    moments: Sequence[Tensor],  # exp_avg and exp_avg_sq, (k,) fp32
-    *,
-    step: int,
-    betas: tuple[float, float],
-    eps: float,
-) -> None:
-    """Write out <- m' / (sqrt(v') + eps) with both moments updated in place and their bias corrected."""
-    exp_avg, exp_avg_sq = moments
-    exp_avg.lerp_(grad, 1 - betas[0])
-    exp_avg_sq.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
-    torch.sqrt(exp_avg_sq, out=out)
-    out.div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
-    torch.div(exp_avg, out, out=out).div_(1 - betas[0] ** step)
 
 
 class GaLore8bit(PerParameterOptimizer):
@@ -122,7 +103,7 @@ class GaLore8bit(PerParameterOptimizer):
         self.refresh(grad, low, state, group)
         projection = self.projection(state, low, param.dtype)
         projected = grad @ projection.T if low.is_right else projection.T @ grad
-        update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
+        update = partial(write_adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         # The direction takes the place of the projected gradient.
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
         factors = (projected, projection) if low.is_right else (projection, projected)
@@ -137,12 +118,9 @@ class GaLore8bit(PerParameterOptimizer):
 
 def check_hyper(hyper: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first argument out of range."""
-    for name in ("lr", "weight_decay", "min_8bit_size"):
-        check_non_negative(name, hyper[name])
-    for number, beta in enumerate(hyper["betas"]):
-        check_fraction(f"betas[{number}]", beta)
-    for name in ("eps", "rank", "projection_update_interval", "projection_scale", "chunk_size"):
-        check_positive(name, hyper[name])
+    check_low_rank_hyper(hyper)
+    check_non_negative("min_8bit_size", hyper["min_8bit_size"])
+    check_positive("chunk_size", hyper["chunk_size"])
 
 
 @dataclass(frozen=True, slots=True)

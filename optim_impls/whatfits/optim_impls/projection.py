@@ -139,9 +139,9 @@ def seeded_generator(seed: int, number: int, draw: int, device: torch.device) ->
     return torch.Generator(device).manual_seed(crc32(f"{seed} {number} {draw}".encode()))
 
 
-def draw_random(out: Tensor, generator: torch.Generator | None) -> None:
-    """Write P ~ N(0, 1 / r). Shape: (r, M)."""
-    out.normal_(0.0, float(out.shape[0]) ** -0.5, generator=generator)
+def draw_random(out: Tensor, generator: torch.Generator | None, *, rank: int) -> None:
+    """Write P ~ N(0, 1 / r). Shape: (r, M) or (M, r)."""
+    out.normal_(0.0, float(rank) ** -0.5, generator=generator)
 
 
 class Projector(Protocol):

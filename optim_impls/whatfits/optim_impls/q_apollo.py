@@ -30,12 +30,13 @@ from whatfits.optim_impls.galore_8bit import (
 from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
-    adam_direction,
     moments_workspace,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
+from whatfits.optim_impls.low_rank import write_adam_direction
 from whatfits.optim_impls.projection import (
     LowRank,
+    draw_random,
     low_rank_of,
     norms_in_pieces,
     norms_in_pieces_bytes,
@@ -79,7 +80,7 @@ class QApollo(GaLore8bit):
         refresh = (state["step"] - 1) // group["projection_update_interval"]
         generator = seeded_generator(group["seed"], state["number"], -1 - refresh, like.device)
         projection = torch.empty(low.projection_shape, dtype=like.dtype, device=like.device)
-        projection.normal_(std=1 / math.sqrt(low.rank), generator=generator)
+        draw_random(projection, generator, rank=low.rank)
         return projection
 
     def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
@@ -101,7 +102,7 @@ class QApollo(GaLore8bit):
         projected = grad @ projection.T if low.is_right else projection.T @ grad
         del projection
         norms = _norms(projected, low, tensor_wise=group["tensor_wise"])
-        update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
+        update = partial(write_adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
         factors = _norms(projected, low, tensor_wise=group["tensor_wise"])
         scale: float = group["projection_scale"]
