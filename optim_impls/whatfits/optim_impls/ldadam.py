@@ -8,6 +8,9 @@ error, m n; `error_feedback=False` does without it.
 Differs from the released code: that keeps the error in `.grad`, where clipping changes it and a loop that frees
 gradients loses it, and which a checkpoint lacks; here it is state. Matrices of the gradient's size are never formed: the power
 iteration multiplies b = rho m P + (1 - rho) g with a thin matrix term by term.
+
+Defaults: rank 16, rho 0.908, betas (0.908, 0.99) and error feedback are those of the released code (IST-DASLab/LDAdam at
+f3c5daf). That the paper states them too is recalled, unverified.
 """
 
 from collections.abc import Mapping
