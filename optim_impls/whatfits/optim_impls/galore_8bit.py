@@ -6,7 +6,7 @@ N = max(m, n), the shorter side is projected to rank r. Other parameters get 8-b
 
 Differs from galore-torch 1.0: the update is added to the weights by one product, without a copy of them or a
 back-projected update; P is a copy of the singular vectors, so that no factor of M x M stays behind it; weight decay
-comes with the same product. galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
+comes with the same product; `subspace` chooses how P is found (projection.py). galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
 does.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -42,14 +43,22 @@ from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, 
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.low_rank import check_low_rank_hyper, write_adam_direction
-from whatfits.optim_impls.projection import LowRank, low_rank_of, svd_directions
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of, refresh_bytes, seeded_generator
 
 __all__ = [
     "ENTRY",
     "GaLore8bit",
     "GaLore8bitDeclaration",
     "check_hyper",
+    "stable_number",
 ]
+
+
+def stable_number(param: Tensor, group: Group) -> int:
+    """A number of a parameter that is the same in every run: from its name where groups have names, else its place."""
+    place = next(i for i, other in enumerate(group["params"]) if other is param)
+    names = group.get("param_names")
+    return crc32(names[place].encode()) if names else place
 
 
 class GaLore8bit(PerParameterOptimizer):
@@ -72,14 +81,17 @@ class GaLore8bit(PerParameterOptimizer):
 
     def init_projection(self, param: Tensor, low: LowRank, group: Group) -> State:
         """State of P, which the first step writes."""
-        del group
-        return {"projection": torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)}
+        projection = torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)
+        return {"projection": projection, "number": stable_number(param, group)}
 
     def refresh(self, grad: Tensor, low: LowRank, state: State, group: Group) -> None:
         """Write P from the gradient, where one is due."""
-        if (state["step"] - 1) % group["projection_update_interval"] == 0:
-            directions = svd_directions(grad, low.rank)
-            state["projection"].copy_(directions if low.is_right else directions.T)
+        draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
+        if since == 0:
+            generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
+            projection = low.as_rows(state["projection"])
+            find, last = PROJECTORS[group["subspace"]], projection if draw else None
+            projection.copy_(find(grad, low.rank, generator, last=last))
 
     def projection(self, state: State, low: LowRank, dtype: torch.dtype) -> Tensor:
         """P as it is multiplied with."""
@@ -150,16 +162,19 @@ class GaLore8bitDeclaration:
         return shared_maps(ADAM_MOMENTS)
 
     def transient_bytes(self, parameter: Parameter, hyper: Hyper, phase: Phase) -> int:
-        """Projected gradient and a chunk's workspace; at a refresh the SVD's factors, if they are larger."""
+        """Projected gradient and a chunk's workspace; at a refresh what finds P, if that is larger."""
         if parameter.role is not Role.MATRIX:
             return STEP_COUNT_BYTES + moments_workspace(parameter.numel, parameter.dtype, hyper)
         low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         step = low.low_numel * parameter.dtype.itemsize
         step += moments_workspace(low.low_numel, parameter.dtype, hyper)
-        return step if phase is Phase.STEADY else max(step, svd_bytes(parameter, low))
+        if phase is Phase.STEADY:
+            return step
+        finding = refresh_bytes(hyper["subspace"], low, parameter.dtype, is_first=phase is Phase.FIRST)
+        return max(step, finding)
 
     def refresh_interval(self, hyper: Hyper) -> int | None:
-        """Steps from SVD to SVD."""
+        """Steps from refresh to refresh."""
         interval: int = hyper["projection_update_interval"]
         return interval
 
@@ -173,12 +188,6 @@ def moments_workspace(numel: int, dtype: torch.dtype, hyper: Hyper) -> int:
     return sum(sizes)
 
 
-def svd_bytes(parameter: Parameter, low: LowRank) -> int:
-    """U, S and Vh in fp32, and the gradient in fp32 where it is not."""
-    copy = 0 if parameter.dtype is torch.float32 else 4 * parameter.numel
-    return copy + 4 * (parameter.numel + low.short_side + low.short_side**2)
-
-
 DEFAULTS: Mapping[str, Any] = {
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -187,6 +196,8 @@ DEFAULTS: Mapping[str, Any] = {
     "rank": 128,
     "projection_update_interval": 200,
     "projection_scale": 0.25,
+    "subspace": "svd",
+    "seed": 0,
     "min_8bit_size": MIN_8BIT_SIZE,
     "chunk_size": CHUNK_SIZE,
 }

@@ -32,7 +32,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     low_rank_moments,
 )
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, refresh_bytes, tall
+from whatfits.optim_impls.projection import LowRank, refresh_bytes, svd_directions, tall
 
 __all__ = ["ENTRY", "LDAdam", "follow_subspace", "rotate_moments"]
 
@@ -98,7 +98,7 @@ class LDAdam(LowRankOptimizer):
         projection, exp_avg, exp_avg_sq = state["projection"], state["exp_avg"], state["exp_avg_sq"]
         step = state["step"]
         if step == 1:
-            PROJECTORS["svd"](projection, total, None, is_first=True)
+            projection.copy_(svd_directions(total, projection.shape[0]))
             projected = tall(total) @ projection.T
         else:
             projected = self._follow(tall(total), state, group)

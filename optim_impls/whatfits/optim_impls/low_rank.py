@@ -23,7 +23,7 @@ from whatfits.optim_impls.base import (
     check_positive,
 )
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
-from whatfits.optim_impls.projection import LowRank, low_rank_of
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of
 
 __all__ = [
     "COUNT_BYTES",
@@ -179,6 +179,8 @@ def check_low_rank_hyper(hyper: Mapping[str, Any]) -> None:
     for name in ("eps", "rank", "projection_update_interval", "projection_scale"):
         if name in hyper:
             check_positive(name, hyper[name])
+    if hyper.get("subspace", "svd") not in PROJECTORS:
+        raise ValueError(f"subspace is {hyper['subspace']!r}; accepted: {', '.join(PROJECTORS)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,10 @@ class LowRank(NamedTuple):
         """Elements of the projected gradient."""
         return self.rank * self.long_side
 
+    def as_rows(self, projection: Tensor) -> Tensor:
+        """P with its directions as rows, or such rows as P lies: a view."""
+        return projection if self.is_right else projection.T
+
 
 def low_rank_of(
     shape: tuple[int, ...], rank: int, *, clips: bool = True, as_it_lies: bool = False
@@ -145,12 +149,12 @@ def draw_random(out: Tensor, generator: torch.Generator | None, *, rank: int) ->
 
 
 class Projector(Protocol):
-    """Writes the directions of a gradient into P."""
+    """Finds the directions of a gradient."""
 
     def __call__(
-        self, out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool
-    ) -> None:
-        """Shapes: out (r, M), grad (m, n). Where it is not the first, `out` holds the directions so far."""
+        self, grad: Tensor, rank: int, generator: torch.Generator | None, *, last: Tensor | None
+    ) -> Tensor:
+        """Shapes: grad (m, n), last (r, M), the directions so far, None at first; returns (r, M) fp32, may be a view."""
         ...
 
 
@@ -161,16 +165,16 @@ def svd_directions(grad: Tensor, rank: int) -> Tensor:
     return vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank].T
 
 
-def _svd(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
-    del generator, is_first
-    out.copy_(svd_directions(grad, out.shape[0]))
+def _svd(grad: Tensor, rank: int, generator: torch.Generator | None, *, last: Tensor | None) -> Tensor:
+    del generator, last
+    return svd_directions(grad, rank)
 
 
-def _randomised(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
-    del is_first
+def _randomised(grad: Tensor, rank: int, generator: torch.Generator | None, *, last: Tensor | None) -> Tensor:
+    del last
     matrix = tall(grad.float())
-    columns = min(out.shape[0] + OVERSAMPLING, out.shape[1])
-    basis = torch.empty(out.shape[1], columns, device=grad.device)
+    short_side = matrix.shape[1]
+    basis = torch.empty(short_side, min(rank + OVERSAMPLING, short_side), device=grad.device)
     basis.normal_(generator=generator)
     for _ in range(POWER_ITERATIONS):
         basis = _orthonormal(matrix.T @ _orthonormal(matrix @ basis))
@@ -179,16 +183,15 @@ def _randomised(out: Tensor, grad: Tensor, generator: torch.Generator | None, *,
     del sketch
     # Eigenvalues ascend: the last columns are the leading directions.
     rotation: Tensor = torch.linalg.eigh(gram)[1]
-    leading = rotation.flip(1)[:, : out.shape[0]]
-    out.copy_(leading.T @ basis.T)
+    leading = rotation.flip(1)[:, :rank]
+    return leading.T @ basis.T
 
 
-def _warm(out: Tensor, grad: Tensor, generator: torch.Generator | None, *, is_first: bool) -> None:
-    if is_first:
-        _randomised(out, grad, generator, is_first=True)
-        return
+def _warm(grad: Tensor, rank: int, generator: torch.Generator | None, *, last: Tensor | None) -> Tensor:
+    if last is None:
+        return _randomised(grad, rank, generator, last=None)
     matrix = tall(grad.float())
-    out.copy_(_orthonormal(matrix.T @ (matrix @ out.T.float())).T)
+    return _orthonormal(matrix.T @ (matrix @ last.T.float())).T
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
     moments_workspace,
+    stable_number,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
 from whatfits.optim_impls.low_rank import write_adam_direction
@@ -42,7 +43,6 @@ from whatfits.optim_impls.projection import (
     norms_in_pieces_bytes,
     seeded_generator,
 )
-from whatfits.optim_impls.q_galore import stable_number
 
 __all__ = ["ENTRIES", "QApollo", "QApolloDeclaration", "limit_growth"]
 
@@ -199,10 +199,9 @@ class QApolloDeclaration(GaLore8bitDeclaration):
 
 
 DEFAULTS: Mapping[str, Any] = {
-    **{name: value for name, value in GALORE_DEFAULTS.items() if name != "projection_scale"},
+    **{name: value for name, value in GALORE_DEFAULTS.items() if name != "subspace"},
     "projection_scale": 1.0,
     "tensor_wise": False,
-    "seed": 0,
 }
 MINI_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "rank": 1, "projection_scale": 128.0, "tensor_wise": True}
 

@@ -15,7 +15,6 @@ do not count.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -38,22 +37,15 @@ from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
     moments_workspace,
-    svd_bytes,
+    stable_number,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
-from whatfits.optim_impls.projection import LowRank, low_rank_of, seeded_generator, svd_directions
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of, refresh_bytes, seeded_generator
 
-__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration", "stable_number"]
+__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration"]
 
 PROJECTION_GROUP = 256
 PROJECTION_LEVELS = 15
-
-
-def stable_number(param: Tensor, group: Group) -> int:
-    """A number of a parameter that is the same in every run: from its name where groups have names, else its place."""
-    place = next(i for i, other in enumerate(group["params"]) if other is param)
-    names = group.get("param_names")
-    return crc32(names[place].encode()) if names else place
 
 
 def likeness(old: Tensor, new: Tensor, *, is_right: bool) -> float:
@@ -90,11 +82,16 @@ class QGaLore(GaLore8bit):
         """Write P where a refresh is due, and set when the next one is."""
         if state["step"] != state["next_refresh"]:
             return
-        found = svd_directions(grad, low.rank)
-        directions = (found if low.is_right else found.T).clone(memory_format=torch.contiguous_format)
-        del found
+        follows = group["subspace"] == "warm" and state["step"] > 1
+        old = self.projection(state, low, torch.float32) if follows else None
+        # Steps below 0: those above are the draws of stochastic rounding.
+        generator = seeded_generator(group["seed"], state["number"], -state["step"], grad.device)
+        last = None if old is None else low.as_rows(old)
+        found = PROJECTORS[group["subspace"]](grad, low.rank, generator, last=last)
+        directions = low.as_rows(found).clone(memory_format=torch.contiguous_format)
+        del found, last
         if state["step"] > 1:
-            old = self.projection(state, low, torch.float32)
+            old = self.projection(state, low, torch.float32) if old is None else old
             is_alike = likeness(old, directions, is_right=low.is_right) >= group["likeness_threshold"]
             del old
             state["alike"] = state["alike"] + 1 if is_alike else 0
@@ -167,14 +164,15 @@ class QGaLoreDeclaration(GaLore8bitDeclaration):
             return steady
         # Old and new directions and their products in fp32, with two numbers a direction.
         comparing = 12 * numel + 8 * low.rank if phase is Phase.REFRESH else 0
-        return max(steady, svd_bytes(parameter, low), comparing)
+        finding = refresh_bytes(hyper["subspace"], low, parameter.dtype, is_first=phase is Phase.FIRST)
+        followed = 4 * numel if hyper["subspace"] == "warm" and phase is Phase.REFRESH else 0
+        return max(steady, finding + followed, comparing)
 
 
 DEFAULTS: Mapping[str, Any] = {
     **GALORE_DEFAULTS,
     "likeness_threshold": 0.4,
     "alike_refreshes": 5,
-    "seed": 0,
 }
 
 ENTRY = OptimizerEntry(

@@ -36,7 +36,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     low_rank_moments,
 )
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, channel_norms, refresh_bytes, tall
+from whatfits.optim_impls.projection import LowRank, channel_norms, refresh_bytes, svd_directions, tall
 
 __all__ = ["ENTRY", "SubTrack", "turn_subspace"]
 
@@ -83,7 +83,7 @@ class SubTrack(LowRankOptimizer):
         """The SVD in the first step; later turn P and carry the moments over."""
         seen, projection = state["step"] - 1, state["projection"]
         if seen == 0:
-            PROJECTORS["svd"](projection, grad, None, is_first=True)
+            projection.copy_(svd_directions(grad, projection.shape[0]))
         elif seen % group["projection_update_interval"] == 0:
             turned = turn_subspace(tall(grad), projection, step_size=group["subspace_step_size"])
             turned = turned.to(projection.dtype)
