@@ -41,7 +41,7 @@ def drawn(rank: int, dtype: torch.dtype, device: torch.device) -> Any:
 
     def projection(grad: Tensor, step: int, p: Tensor | None) -> Tensor:
         out = torch.empty(rank, min(grad.shape), dtype=dtype, device=device)
-        draw_random(out, seeded_generator(3, 0, (step - 1) // INTERVAL, device))
+        draw_random(out, seeded_generator(3, 0, (step - 1) // INTERVAL, device), rank=out.shape[0])
         return out.cpu().double()
 
     return projection

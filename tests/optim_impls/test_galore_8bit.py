@@ -18,7 +18,7 @@ from tests.optim_impls.checks import (
 from tests.optim_impls.quantised_checks import InStep, round_trip
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
 from whatfits.optim_impls.declare import Role
-from whatfits.optim_impls.galore_8bit import DEFAULTS, ENTRY, GaLore8bit, svd_directions
+from whatfits.optim_impls.galore_8bit import DEFAULTS, ENTRY, GaLore8bit
 
 STEPS = 20
 HYPER: dict[str, Any] = {
@@ -89,16 +89,6 @@ def test_bf16_is_the_same_within_its_rounding() -> None:
 
     moved = (expected - start).norm()
     assert (param.detach().double() - expected).norm() < 0.1 * moved
-
-
-def test_directions_are_orthonormal_and_of_the_shorter_side(device: torch.device) -> None:
-    grad = torch.randn((30, 20), generator=torch.Generator().manual_seed(0)).to(device)
-    right, left = svd_directions(grad, 5), svd_directions(grad.T, 5)
-
-    assert right.shape == (5, 20)
-    assert left.shape == (20, 5)
-    torch.testing.assert_close(right @ right.T, torch.eye(5, device=device))
-    torch.testing.assert_close(left.T @ left, torch.eye(5, device=device))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -23,10 +23,10 @@ def test_rows_are_orthonormal_and_keep_what_the_best_ones_keep(
     subspace: str, shape: tuple[int, int], device: torch.device
 ) -> None:
     grad = decaying(shape)
-    out = torch.empty(5, min(shape), device=device)
+    out = torch.empty(0, device=device)
     for draw in range(3):
         generator = seeded_generator(0, 0, draw, device)
-        PROJECTORS[subspace](out, grad.to(device), generator, is_first=draw == 0)
+        out = PROJECTORS[subspace](grad.to(device), 5, generator, last=out if draw else None)
     p = out.cpu()
     best = torch.linalg.svdvals(grad)[:5].norm()
 
@@ -38,8 +38,7 @@ def test_rows_are_orthonormal_and_keep_what_the_best_ones_keep(
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_directions_come_in_the_order_of_singular_values(subspace: str, shape: tuple[int, int]) -> None:
     grad = decaying(shape)
-    out = torch.empty(4, min(shape))
-    PROJECTORS[subspace](out, grad, torch.Generator().manual_seed(0), is_first=True)
+    out = PROJECTORS[subspace](grad, 4, torch.Generator().manual_seed(0), last=None)
 
     torch.testing.assert_close(
         torch.linalg.vector_norm(tall(grad) @ out.T, dim=0), torch.linalg.svdvals(grad)[:4], rtol=1e-3, atol=0
@@ -48,7 +47,7 @@ def test_directions_come_in_the_order_of_singular_values(subspace: str, shape: t
 
 def test_a_draw_has_the_variance_of_one_over_the_rank(device: torch.device) -> None:
     p = torch.empty(16, 5000, device=device)
-    draw_random(p, seeded_generator(0, 0, 0, device))
+    draw_random(p, seeded_generator(0, 0, 0, device), rank=p.shape[0])
 
     assert abs(float(p.var()) * 16 - 1) < 0.02
 
@@ -58,9 +57,9 @@ def test_seeds_parameters_and_draws_have_numbers_of_their_own(
     changed: tuple[int, int, int], device: torch.device
 ) -> None:
     first, again, other = (torch.empty(4, 8, device=device) for _ in range(3))
-    draw_random(first, seeded_generator(0, 0, 0, device))
-    draw_random(again, seeded_generator(0, 0, 0, device))
-    draw_random(other, seeded_generator(*changed, device))
+    draw_random(first, seeded_generator(0, 0, 0, device), rank=first.shape[0])
+    draw_random(again, seeded_generator(0, 0, 0, device), rank=again.shape[0])
+    draw_random(other, seeded_generator(*changed, device), rank=other.shape[0])
 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

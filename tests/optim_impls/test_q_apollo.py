@@ -18,11 +18,10 @@ from tests.optim_impls.checks import (
 )
 from tests.optim_impls.quantised_checks import InStep, round_trip
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQApollo
-from whatfits.optim_impls.channel_norms import channel_norms, channel_norms_bytes
 from whatfits.optim_impls.declare import Parameter, Phase, Role
 from whatfits.optim_impls.entry import OptimizerEntry
-from whatfits.optim_impls.galore_8bit import low_rank_of
 from whatfits.optim_impls.int8_weights import Int8Linear
+from whatfits.optim_impls.projection import low_rank_of, norms_in_pieces, norms_in_pieces_bytes
 from whatfits.optim_impls.q_apollo import ENTRIES, QApollo
 from whatfits.profiler.trace.optimizer_step import StorageLog, peak_of_step, trace_optimizer_step
 
@@ -79,7 +78,7 @@ def run(entry: OptimizerEntry, param: Tensor) -> tuple[Reference, QApollo]:
     optimizer = build(entry, [(param, Role.MATRIX)], hyper)  # type: ignore[list-item]  # a stand-in will do
     assert isinstance(optimizer, QApollo)
     reference = Reference(param, hyper)
-    low = low_rank_of(param.shape, hyper["rank"])
+    low = low_rank_of(tuple(param.shape), hyper["rank"], as_it_lies=True)
     for step in range(STEPS):
         set_grads([param], step)
         optimizer.step()
@@ -153,7 +152,7 @@ def test_projection_is_gaussian_its_own_and_lasts_an_interval(device: torch.devi
     hyper = {**BY_NAME["q_apollo"].defaults, "rank": 100, "projection_update_interval": 3}
     params = [nn.Parameter(torch.zeros(300, 200, device=device)) for _ in range(2)]
     optimizer = QApollo([{"params": params, "role": Role.MATRIX}], **hyper)
-    low = low_rank_of((300, 200), 100)
+    low = low_rank_of((300, 200), 100, as_it_lies=True)
     drawn = []
     for step in range(4):
         set_grads(params, step)
@@ -220,11 +219,11 @@ def test_channel_norms(
     expected = matrix.double().norm(dim=1 if by_row else 0)
     log = StorageLog(device.type, [matrix])
     with log:
-        norms = channel_norms(matrix, by_row=by_row)
+        norms = norms_in_pieces(matrix, by_row=by_row)
     log.close()
 
     torch.testing.assert_close(norms.double(), expected, rtol=1e-5, atol=0)
-    assert peak_of_step(log.events) == channel_norms_bytes(shape, dtype, by_row=by_row)
+    assert peak_of_step(log.events) == norms_in_pieces_bytes(shape, dtype, by_row=by_row)
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", -1.0), ("rank", 0), ("tensor_wise", 1), ("eps", 0.0)])

@@ -19,6 +19,7 @@ from tests.verify.facts import (  # noqa: E402 (the same)
     verify_parameter_counts,
     verify_published,
 )
+from tests.verify.optimizers import verify_training  # noqa: E402 (the same)
 from tests.verify.points import verify_points, verify_second_stack  # noqa: E402 (the same)
 from tests.verify.report import Section, render  # noqa: E402 (the same)
 
@@ -31,6 +32,7 @@ POINTS: tuple[Callable[[], Section], ...] = (
     verify_recordings,
     verify_parameter_counts,
     verify_fsdp,
+    verify_training,
 )
 
 

@@ -6,6 +6,8 @@ minus the paper's.
 
 Differs from the paper: nothing by default. The authors' code (sail-sg/Adan) begins all moments at 0 and corrects their
 bias instead: `bias_correction=True`. The paper counts three moments; the last gradient is a fourth tensor in both.
+The start values m_0 = g_0, v_0 = 0, n_0 = g_0^2 are recalled, unverified: a summary of the paper names the first and the
+last of them, the paper's own Algorithm 1 was not at hand.
 The step allocates nothing: the last gradient's tensor holds the difference, then the denominator, then the gradient.
 """
 

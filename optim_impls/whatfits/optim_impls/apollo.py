@@ -85,7 +85,7 @@ class APOLLO(LowRankOptimizer):
             if stored is None
             else stored
         )
-        draw_random(p, seeded_generator(group["seed"], state["number"], draw, param.device))
+        draw_random(p, seeded_generator(group["seed"], state["number"], draw, param.device), rank=low.rank)
         return p
 
     def update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT
 
 from whatfits.optim_impls.base import Group, State
 from whatfits.optim_impls.declare import Hyper, Phase, StateTensor
@@ -42,11 +41,6 @@ __all__ = [
 class SubspaceOptimizer(LowRankOptimizer):
     """Base of the methods that find P from the gradient every `projection_update_interval` steps."""
 
-    def __init__(self, params: ParamsT, **hyper: Any) -> None:  # the defaults' names and types
-        if hyper["subspace"] not in PROJECTORS:
-            raise ValueError(f"subspace is {hyper['subspace']!r}; accepted: {', '.join(PROJECTORS)}")
-        super().__init__(params, **hyper)
-
     def init_matrix(self, param: Tensor, low: LowRank, group: Group) -> State:
         """P, which the first step writes, and moments of the projected gradient."""
         del group
@@ -58,7 +52,9 @@ class SubspaceOptimizer(LowRankOptimizer):
         draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
         if since == 0:
             generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
-            PROJECTORS[group["subspace"]](state["projection"], grad, generator, is_first=draw == 0)
+            projection: Tensor = state["projection"]
+            find, last = PROJECTORS[group["subspace"]], projection if draw else None
+            projection.copy_(find(grad, projection.shape[0], generator, last=last))
 
 
 class GaLore(SubspaceOptimizer):

@@ -6,15 +6,16 @@ N = max(m, n), the shorter side is projected to rank r. Other parameters get 8-b
 
 Differs from galore-torch 1.0: the update is added to the weights by one product, without a copy of them or a
 back-projected update; P is a copy of the singular vectors, so that no factor of M x M stays behind it; weight decay
-comes with the same product. galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
+comes with the same product; `subspace` chooses how P is found (projection.py). galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
 does.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from whatfits.optim_impls.base import (
     Group,
     PerParameterOptimizer,
     State,
-    check_fraction,
     check_non_negative,
     check_positive,
 )
@@ -42,72 +42,23 @@ from whatfits.optim_impls.blockwise import (
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, adam_update
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.low_rank import check_low_rank_hyper, write_adam_direction
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of, refresh_bytes, seeded_generator
 
 __all__ = [
     "ENTRY",
     "GaLore8bit",
     "GaLore8bitDeclaration",
-    "LowRank",
-    "adam_direction",
     "check_hyper",
-    "low_rank_of",
-    "svd_directions",
+    "stable_number",
 ]
 
 
-class LowRank(NamedTuple):
-    """How an m x n matrix is projected. P is r x n where m >= n (right), else m x r (left)."""
-
-    rank: int
-    short_side: int
-    long_side: int
-    is_right: bool
-
-    @property
-    def projection_shape(self) -> tuple[int, int]:
-        """Shape of P."""
-        return (self.rank, self.short_side) if self.is_right else (self.short_side, self.rank)
-
-    @property
-    def low_shape(self) -> tuple[int, int]:
-        """Shape of the projected gradient and of its moments."""
-        return (self.long_side, self.rank) if self.is_right else (self.rank, self.long_side)
-
-    @property
-    def low_numel(self) -> int:
-        """Elements of the projected gradient."""
-        return self.rank * self.long_side
-
-
-def low_rank_of(shape: Sequence[int], rank: int) -> LowRank:
-    """The projection of a matrix; a rank above the shorter side is cut to it."""
-    m, n = shape
-    return LowRank(min(rank, m, n), min(m, n), max(m, n), m >= n)
-
-
-def svd_directions(grad: Tensor, rank: int) -> Tensor:
-    """The leading singular vectors of the shorter side in fp32, as P is laid out (a view of the SVD's factor)."""
-    factors: tuple[Tensor, Tensor, Tensor] = torch.linalg.svd(grad.float(), full_matrices=False)
-    u, _, vh = factors
-    return vh[:rank] if grad.shape[0] >= grad.shape[1] else u[:, :rank]
-
-
-def adam_direction(
-    out: Tensor,  # (k,) fp32, may be grad
-    grad: Tensor,  # (k,) fp32
-    moments: Sequence[Tensor],  # exp_avg and exp_avg_sq, (k,) fp32
-    *,
-    step: int,
-    betas: tuple[float, float],
-    eps: float,
-) -> None:
-    """Write out <- m' / (sqrt(v') + eps) with both moments updated in place and their bias corrected."""
-    exp_avg, exp_avg_sq = moments
-    exp_avg.lerp_(grad, 1 - betas[0])
-    exp_avg_sq.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
-    torch.sqrt(exp_avg_sq, out=out)
-    out.div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
-    torch.div(exp_avg, out, out=out).div_(1 - betas[0] ** step)
+def stable_number(param: Tensor, group: Group) -> int:
+    """A number of a parameter that is the same in every run: from its name where groups have names, else its place."""
+    place = next(i for i, other in enumerate(group["params"]) if other is param)
+    names = group.get("param_names")
+    return crc32(names[place].encode()) if names else place
 
 
 class GaLore8bit(PerParameterOptimizer):
@@ -123,20 +74,24 @@ class GaLore8bit(PerParameterOptimizer):
         shape: tuple[int, ...] = tuple(param.shape)
         extra: State = {}
         if group["role"] == Role.MATRIX:
-            low = low_rank_of(param.shape, group["rank"])
+            low = low_rank_of(tuple(param.shape), group["rank"], as_it_lies=True)
             shape, extra = low.low_shape, self.init_projection(param, low, group)
         quantised = is_quantised(math.prod(shape), min_8bit_size=group["min_8bit_size"])
         return init_moments(shape, ADAM_MOMENTS, quantised=quantised, device=param.device) | extra
 
     def init_projection(self, param: Tensor, low: LowRank, group: Group) -> State:
         """State of P, which the first step writes."""
-        del group
-        return {"projection": torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)}
+        projection = torch.empty(low.projection_shape, dtype=param.dtype, device=param.device)
+        return {"projection": projection, "number": stable_number(param, group)}
 
     def refresh(self, grad: Tensor, low: LowRank, state: State, group: Group) -> None:
         """Write P from the gradient, where one is due."""
-        if (state["step"] - 1) % group["projection_update_interval"] == 0:
-            state["projection"].copy_(svd_directions(grad, low.rank))
+        draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
+        if since == 0:
+            generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
+            projection = low.as_rows(state["projection"])
+            find, last = PROJECTORS[group["subspace"]], projection if draw else None
+            projection.copy_(find(grad, low.rank, generator, last=last))
 
     def projection(self, state: State, low: LowRank, dtype: torch.dtype) -> Tensor:
         """P as it is multiplied with."""
@@ -156,11 +111,11 @@ class GaLore8bit(PerParameterOptimizer):
         update_in_chunks(param, grad, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
 
     def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
-        low = low_rank_of(param.shape, group["rank"])
+        low = low_rank_of(tuple(param.shape), group["rank"], as_it_lies=True)
         self.refresh(grad, low, state, group)
         projection = self.projection(state, low, param.dtype)
         projected = grad @ projection.T if low.is_right else projection.T @ grad
-        update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
+        update = partial(write_adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         # The direction takes the place of the projected gradient.
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
         factors = (projected, projection) if low.is_right else (projection, projected)
@@ -175,12 +130,9 @@ class GaLore8bit(PerParameterOptimizer):
 
 def check_hyper(hyper: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first argument out of range."""
-    for name in ("lr", "weight_decay", "min_8bit_size"):
-        check_non_negative(name, hyper[name])
-    for number, beta in enumerate(hyper["betas"]):
-        check_fraction(f"betas[{number}]", beta)
-    for name in ("eps", "rank", "projection_update_interval", "projection_scale", "chunk_size"):
-        check_positive(name, hyper[name])
+    check_low_rank_hyper(hyper)
+    check_non_negative("min_8bit_size", hyper["min_8bit_size"])
+    check_positive("chunk_size", hyper["chunk_size"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +147,7 @@ class GaLore8bitDeclaration:
         """P of r M s bytes, and 2 r N + 8 ceil(r N / 256) for moments; without P for parameters that are not projected."""
         shape, own = parameter.shape, tuple[StateTensor, ...]()
         if parameter.role is Role.MATRIX:
-            low = low_rank_of(parameter.shape, hyper["rank"])
+            low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
             shape, own = low.low_shape, self.projection_states(parameter, low)
         quantised = is_quantised(math.prod(shape), min_8bit_size=hyper["min_8bit_size"])
         return (*own, *moment_states(shape, ADAM_MOMENTS, quantised=quantised))
@@ -210,16 +162,19 @@ class GaLore8bitDeclaration:
         return shared_maps(ADAM_MOMENTS)
 
     def transient_bytes(self, parameter: Parameter, hyper: Hyper, phase: Phase) -> int:
-        """Projected gradient and a chunk's workspace; at a refresh the SVD's factors, if they are larger."""
+        """Projected gradient and a chunk's workspace; at a refresh what finds P, if that is larger."""
         if parameter.role is not Role.MATRIX:
             return STEP_COUNT_BYTES + moments_workspace(parameter.numel, parameter.dtype, hyper)
-        low = low_rank_of(parameter.shape, hyper["rank"])
+        low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         step = low.low_numel * parameter.dtype.itemsize
         step += moments_workspace(low.low_numel, parameter.dtype, hyper)
-        return step if phase is Phase.STEADY else max(step, svd_bytes(parameter, low))
+        if phase is Phase.STEADY:
+            return step
+        finding = refresh_bytes(hyper["subspace"], low, parameter.dtype, is_first=phase is Phase.FIRST)
+        return max(step, finding)
 
     def refresh_interval(self, hyper: Hyper) -> int | None:
-        """Steps from SVD to SVD."""
+        """Steps from refresh to refresh."""
         interval: int = hyper["projection_update_interval"]
         return interval
 
@@ -233,12 +188,6 @@ def moments_workspace(numel: int, dtype: torch.dtype, hyper: Hyper) -> int:
     return sum(sizes)
 
 
-def svd_bytes(parameter: Parameter, low: LowRank) -> int:
-    """U, S and Vh in fp32, and the gradient in fp32 where it is not."""
-    copy = 0 if parameter.dtype is torch.float32 else 4 * parameter.numel
-    return copy + 4 * (parameter.numel + low.short_side + low.short_side**2)
-
-
 DEFAULTS: Mapping[str, Any] = {
     "lr": 1e-3,
     "betas": (0.9, 0.999),
@@ -247,6 +196,8 @@ DEFAULTS: Mapping[str, Any] = {
     "rank": 128,
     "projection_update_interval": 200,
     "projection_scale": 0.25,
+    "subspace": "svd",
+    "seed": 0,
     "min_8bit_size": MIN_8BIT_SIZE,
     "chunk_size": CHUNK_SIZE,
 }

@@ -8,7 +8,9 @@ One denominator serves a whole block of b = 2^level columns, and the details are
 inverse transform needs no transform: the update is (g + (m - A) / sqrt(b)) / (sqrt(v) + eps), exactly.
 
 Differs from the paper: the authors' code also limits the growth of the normalised coefficients' norm, as Fira does
-(`norm_growth_limit=1.01`); the default is the algorithm as printed. A last block that is not full is filled with zeros.
+(`norm_growth_limit=1.01`); the default is the algorithm without it. A last block that is not full is filled with zeros.
+`bias_correction` is on as in that code (`correct_bias` of zqOuO/GWT, galore_torch/waveadamw.py at a8fb66a); that the printed
+algorithm has none is recalled, unverified.
 """
 
 from math import sqrt

@@ -8,6 +8,9 @@ error, m n; `error_feedback=False` does without it.
 Differs from the released code: that keeps the error in `.grad`, where clipping changes it and a loop that frees
 gradients loses it, and which a checkpoint lacks; here it is state. Matrices of the gradient's size are never formed: the power
 iteration multiplies b = rho m P + (1 - rho) g with a thin matrix term by term.
+
+Defaults: rank 16, rho 0.908, betas (0.908, 0.99) and error feedback are those of the released code (IST-DASLab/LDAdam at
+f3c5daf). That the paper states them too is recalled, unverified.
 """
 
 from collections.abc import Mapping
@@ -29,7 +32,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     low_rank_moments,
 )
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, refresh_bytes, tall
+from whatfits.optim_impls.projection import LowRank, refresh_bytes, svd_directions, tall
 
 __all__ = ["ENTRY", "LDAdam", "follow_subspace", "rotate_moments"]
 
@@ -95,7 +98,7 @@ class LDAdam(LowRankOptimizer):
         projection, exp_avg, exp_avg_sq = state["projection"], state["exp_avg"], state["exp_avg_sq"]
         step = state["step"]
         if step == 1:
-            PROJECTORS["svd"](projection, total, None, is_first=True)
+            projection.copy_(svd_directions(total, projection.shape[0]))
             projected = tall(total) @ projection.T
         else:
             projected = self._follow(tall(total), state, group)

@@ -3,8 +3,9 @@
 Groups of role `matrix` are projected; other groups get AdamW in one pass over memory.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ from whatfits.optim_impls.base import (
     check_positive,
 )
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
-from whatfits.optim_impls.projection import LowRank, low_rank_of
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of
 
 __all__ = [
     "COUNT_BYTES",
@@ -30,9 +31,11 @@ __all__ = [
     "LowRankDeclaration",
     "LowRankOptimizer",
     "adam_direction",
+    "check_low_rank_hyper",
     "limit_growth",
     "low_rank_moments",
     "moment_states",
+    "write_adam_direction",
 ]
 
 COUNT_BYTES = 4
@@ -73,6 +76,24 @@ def adam_direction(
         weight_decay=0.0,
     )
     return direction
+
+
+def write_adam_direction(
+    out: Tensor,  # (k,) fp32, may be grad
+    grad: Tensor,  # (k,) fp32
+    moments: Sequence[Tensor],  # exp_avg and exp_avg_sq, (k,) fp32
+    *,
+    step: int,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """As `adam_direction`, with no tensor made: for a chunk of moments kept in fewer bits."""
+    exp_avg, exp_avg_sq = moments
+    exp_avg.lerp_(grad, 1 - betas[0])
+    exp_avg_sq.mul_(betas[1]).addcmul_(grad, grad, value=1 - betas[1])
+    torch.sqrt(exp_avg_sq, out=out)
+    out.div_(math.sqrt(1 - betas[1] ** step)).add_(eps)
+    torch.div(exp_avg, out, out=out).div_(1 - betas[0] ** step)
 
 
 def limit_growth(norm: Tensor, last_norm: Tensor) -> Tensor:
@@ -158,6 +179,8 @@ def check_low_rank_hyper(hyper: Mapping[str, Any]) -> None:
     for name in ("eps", "rank", "projection_update_interval", "projection_scale"):
         if name in hyper:
             check_positive(name, hyper[name])
+    if hyper.get("subspace", "svd") not in PROJECTORS:
+        raise ValueError(f"subspace is {hyper['subspace']!r}; accepted: {', '.join(PROJECTORS)}")
 
 
 @dataclass(frozen=True, slots=True)

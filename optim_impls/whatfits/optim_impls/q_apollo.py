@@ -22,7 +22,6 @@ from torch import Tensor
 from whatfits.optim_impls.base import Group, State
 from whatfits.optim_impls.blockwise import update_in_chunks
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS
-from whatfits.optim_impls.channel_norms import channel_norms, channel_norms_bytes
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.galore_8bit import (
@@ -31,14 +30,19 @@ from whatfits.optim_impls.galore_8bit import (
 from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
-    LowRank,
-    adam_direction,
-    low_rank_of,
     moments_workspace,
+    stable_number,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
-from whatfits.optim_impls.projection import seeded_generator
-from whatfits.optim_impls.q_galore import stable_number
+from whatfits.optim_impls.low_rank import write_adam_direction
+from whatfits.optim_impls.projection import (
+    LowRank,
+    draw_random,
+    low_rank_of,
+    norms_in_pieces,
+    norms_in_pieces_bytes,
+    seeded_generator,
+)
 
 __all__ = ["ENTRIES", "QApollo", "QApolloDeclaration", "limit_growth"]
 
@@ -76,13 +80,13 @@ class QApollo(GaLore8bit):
         refresh = (state["step"] - 1) // group["projection_update_interval"]
         generator = seeded_generator(group["seed"], state["number"], -1 - refresh, like.device)
         projection = torch.empty(low.projection_shape, dtype=like.dtype, device=like.device)
-        projection.normal_(std=1 / math.sqrt(low.rank), generator=generator)
+        draw_random(projection, generator, rank=low.rank)
         return projection
 
     def _update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
-        low = low_rank_of(param.shape, group["rank"])
+        low = low_rank_of(tuple(param.shape), group["rank"], as_it_lies=True)
         factors = self._factors(grad, low, state, group)
-        norms = channel_norms(grad, by_row=low.is_right or group["tensor_wise"])
+        norms = norms_in_pieces(grad, by_row=low.is_right or group["tensor_wise"])
         self._limit(factors, norms, state)
         factors = factors.unsqueeze(1) if low.is_right and factors.dim() else factors
         self._add_scaled(param, grad, factors, state, group)
@@ -98,7 +102,7 @@ class QApollo(GaLore8bit):
         projected = grad @ projection.T if low.is_right else projection.T @ grad
         del projection
         norms = _norms(projected, low, tensor_wise=group["tensor_wise"])
-        update = partial(adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
+        update = partial(write_adam_direction, step=state["step"], betas=group["betas"], eps=group["eps"])
         update_in_chunks(projected, projected, state, ADAM_MOMENTS, update, chunk_size=group["chunk_size"])
         factors = _norms(projected, low, tensor_wise=group["tensor_wise"])
         scale: float = group["projection_scale"]
@@ -128,7 +132,7 @@ class QApollo(GaLore8bit):
 
 def _norms(projected: Tensor, low: LowRank, *, tensor_wise: bool) -> Tensor:
     """Norm of each channel of a projected gradient, or of all of it."""
-    norms = channel_norms(projected, by_row=low.is_right or tensor_wise)
+    norms = norms_in_pieces(projected, by_row=low.is_right or tensor_wise)
     if not tensor_wise:
         return norms
     norm: Tensor = torch.linalg.vector_norm(norms)
@@ -168,16 +172,16 @@ class QApolloDeclaration(GaLore8bitDeclaration):
         """P, the projected gradient, a chunk's workspace and one or two numbers a channel; no phase differs."""
         if parameter.role is not Role.MATRIX:
             return super(QApolloDeclaration, self).transient_bytes(parameter, hyper, phase)
-        low = low_rank_of(parameter.shape, hyper["rank"])
+        low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         dtype, mini = parameter.dtype, hyper["tensor_wise"]
         rows, columns = parameter.shape
         by_row = low.is_right or mini
         projected, factors = low.low_numel * dtype.itemsize, 4 * (1 if mini else low.long_side)
         # Norms of the projected gradient are taken with it, those of the direction with the former.
-        measuring = projected + factors + channel_norms_bytes(low.low_shape, dtype, by_row=by_row)
+        measuring = projected + factors + norms_in_pieces_bytes(low.low_shape, dtype, by_row=by_row)
         if mini:
             measuring = max(measuring, projected + factors + 4 * low.low_shape[0] + 4)
-        limiting = factors + channel_norms_bytes((rows, columns), dtype, by_row=by_row)
+        limiting = factors + norms_in_pieces_bytes((rows, columns), dtype, by_row=by_row)
         limited = factors + 4 * (rows if by_row else columns) + (8 if phase is Phase.FIRST else 12)
         adding = factors + 4 * (rows if by_row else columns)
         if dtype is not torch.float32:
@@ -195,10 +199,9 @@ class QApolloDeclaration(GaLore8bitDeclaration):
 
 
 DEFAULTS: Mapping[str, Any] = {
-    **{name: value for name, value in GALORE_DEFAULTS.items() if name != "projection_scale"},
+    **{name: value for name, value in GALORE_DEFAULTS.items() if name != "subspace"},
     "projection_scale": 1.0,
     "tensor_wise": False,
-    "seed": 0,
 }
 MINI_DEFAULTS: Mapping[str, Any] = {**DEFAULTS, "rank": 1, "projection_scale": 128.0, "tensor_wise": True}
 
@@ -214,7 +217,8 @@ def _entry(name: str, title: str, summary: str, defaults: Mapping[str, Any]) -> 
         build=lambda groups, hyper: QApollo(groups, **hyper),
         defaults=defaults,
         declaration=QApolloDeclaration(),
-        paper_differences="None known; the released code keeps the random projection, which is drawn from a seed here.",
+        paper_differences="The released code keeps the random projection, which is drawn from a seed here, and does not "
+        "cut the rank: here a rank above a matrix's shorter side is cut to that side.",
     )
 
 

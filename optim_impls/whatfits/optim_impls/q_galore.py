@@ -15,7 +15,6 @@ do not count.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -37,26 +36,16 @@ from whatfits.optim_impls.galore_8bit import (
 from whatfits.optim_impls.galore_8bit import (
     GaLore8bit,
     GaLore8bitDeclaration,
-    LowRank,
-    low_rank_of,
     moments_workspace,
-    svd_bytes,
-    svd_directions,
+    stable_number,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
-from whatfits.optim_impls.projection import seeded_generator
+from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of, refresh_bytes, seeded_generator
 
-__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration", "stable_number"]
+__all__ = ["ENTRY", "QGaLore", "QGaLoreDeclaration"]
 
 PROJECTION_GROUP = 256
 PROJECTION_LEVELS = 15
-
-
-def stable_number(param: Tensor, group: Group) -> int:
-    """A number of a parameter that is the same in every run: from its name where groups have names, else its place."""
-    place = next(i for i, other in enumerate(group["params"]) if other is param)
-    names = group.get("param_names")
-    return crc32(names[place].encode()) if names else place
 
 
 def likeness(old: Tensor, new: Tensor, *, is_right: bool) -> float:
@@ -93,9 +82,16 @@ class QGaLore(GaLore8bit):
         """Write P where a refresh is due, and set when the next one is."""
         if state["step"] != state["next_refresh"]:
             return
-        directions = svd_directions(grad, low.rank).clone(memory_format=torch.contiguous_format)
+        follows = group["subspace"] == "warm" and state["step"] > 1
+        old = self.projection(state, low, torch.float32) if follows else None
+        # Steps below 0: those above are the draws of stochastic rounding.
+        generator = seeded_generator(group["seed"], state["number"], -state["step"], grad.device)
+        last = None if old is None else low.as_rows(old)
+        found = PROJECTORS[group["subspace"]](grad, low.rank, generator, last=last)
+        directions = low.as_rows(found).clone(memory_format=torch.contiguous_format)
+        del found, last
         if state["step"] > 1:
-            old = self.projection(state, low, torch.float32)
+            old = self.projection(state, low, torch.float32) if old is None else old
             is_alike = likeness(old, directions, is_right=low.is_right) >= group["likeness_threshold"]
             del old
             state["alike"] = state["alike"] + 1 if is_alike else 0
@@ -158,7 +154,7 @@ class QGaLoreDeclaration(GaLore8bitDeclaration):
         """As GaLore's, with P in the parameter's dtype; a refresh quantises the SVD's vectors."""
         if parameter.role is not Role.MATRIX:
             return super(QGaLoreDeclaration, self).transient_bytes(parameter, hyper, phase)
-        low = low_rank_of(parameter.shape, hyper["rank"])
+        low = low_rank_of(parameter.shape, hyper["rank"], as_it_lies=True)
         numel, itemsize = low.rank * low.short_side, parameter.dtype.itemsize
         unpacking = numel * (1 + itemsize)
         step = numel * itemsize + low.low_numel * itemsize
@@ -168,14 +164,15 @@ class QGaLoreDeclaration(GaLore8bitDeclaration):
             return steady
         # Old and new directions and their products in fp32, with two numbers a direction.
         comparing = 12 * numel + 8 * low.rank if phase is Phase.REFRESH else 0
-        return max(steady, svd_bytes(parameter, low), comparing)
+        finding = refresh_bytes(hyper["subspace"], low, parameter.dtype, is_first=phase is Phase.FIRST)
+        followed = 4 * numel if hyper["subspace"] == "warm" and phase is Phase.REFRESH else 0
+        return max(steady, finding + followed, comparing)
 
 
 DEFAULTS: Mapping[str, Any] = {
     **GALORE_DEFAULTS,
     "likeness_threshold": 0.4,
     "alike_refreshes": 5,
-    "seed": 0,
 }
 
 ENTRY = OptimizerEntry(

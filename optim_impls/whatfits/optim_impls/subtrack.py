@@ -8,6 +8,10 @@ the released code has no licence.
 Differs from the released code: the projection before the last is not kept. The least-squares error's gradient is
 -2 A^T (G - A P), of which the leading singular triple is taken; neither the residual nor anything else of the gradient's
 size is made.
+
+Defaults: rank 128, interval 200, scale 0.25 and step size 10 are those of the released script for LLaMA-60M
+(criticalml-uw/SubTrack, scripts/c4/llama_60m.sh at c5d7c06). Its README uses 512 and 10000 for 1B, its script for 7B 1024,
+500 steps and 10. That the paper's tables say the same is recalled, unverified.
 """
 
 import math
@@ -32,7 +36,7 @@ from whatfits.optim_impls.low_rank import (
     adam_direction,
     low_rank_moments,
 )
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, channel_norms, refresh_bytes, tall
+from whatfits.optim_impls.projection import LowRank, channel_norms, refresh_bytes, svd_directions, tall
 
 __all__ = ["ENTRY", "SubTrack", "turn_subspace"]
 
@@ -79,7 +83,7 @@ class SubTrack(LowRankOptimizer):
         """The SVD in the first step; later turn P and carry the moments over."""
         seen, projection = state["step"] - 1, state["projection"]
         if seen == 0:
-            PROJECTORS["svd"](projection, grad, None, is_first=True)
+            projection.copy_(svd_directions(grad, projection.shape[0]))
         elif seen % group["projection_update_interval"] == 0:
             turned = turn_subspace(tall(grad), projection, step_size=group["subspace_step_size"])
             turned = turned.to(projection.dtype)

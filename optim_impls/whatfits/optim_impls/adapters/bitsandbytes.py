@@ -121,7 +121,8 @@ ENTRIES = (
         "adam_8bit_bnb",
         "Adam8bit",
         "8-bit Adam of bitsandbytes",
-        "Both moments in 8 bits, about 2 bytes per parameter; weight decay is added to the gradient.",
+        "Both moments in 8 bits, about 2 bytes per parameter. Weight decay is not added to the gradient: bitsandbytes' "
+        "CPU code shrinks the weights by lr weight_decay, as its AdamW8bit does (0.50.2).",
         {**_ADAM, "weight_decay": 0.0},
     ),
     _entry(

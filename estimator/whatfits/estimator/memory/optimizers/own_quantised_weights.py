@@ -132,7 +132,7 @@ class OwnQApollo(OwnGaLore8bit):
     def _record_channel_norms(self, frame: Frame, shape: tuple[int, int], *, by_row: bool) -> Block:
         """Norms of rows or columns, taken in fp32 pieces unless they are rows of fp32.
 
-        Source: channel_norms.py.
+        Source: projection.py, `norms_in_pieces`.
         Assumes: pieces of about 2^18 elements.
         """
         rows, columns = shape

@@ -1,0 +1,154 @@
+"""A small LLaMA that learns a random Markov chain: what our optimizers and their references train on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from whatfits.optim_impls.build import build_optimizer
+from whatfits.optim_impls.declare import Role
+from whatfits.optim_impls.int8_weights import quantize_linears
+from whatfits.optim_impls.mezo import MeZO
+from whatfits.optim_impls.roles import split_by_role
+
+__all__ = ["STEPS", "Case", "Spsa", "make_llama", "mean_last", "train_own", "train_reference"]
+
+VOCABULARY, SEQUENCE, BATCH, FOLLOWERS = 256, 32, 16, 4
+STEPS = 200
+MEAN_OF = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One of our methods beside what it must not be worse than."""
+
+    name: str
+    reference: str
+    """`module.Class`, or a name of this file."""
+    hyper: Mapping[str, Any]
+    """Ours."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its, for all groups."""
+    projected: Mapping[str, Any] = field(default_factory=dict)
+    """Its, for the group of matrices."""
+    tolerance: float = 0.01
+    label: str = ""
+    note: str = "same method"
+    """What the reference is to the method."""
+    int8: bool = False
+    """Whether our linear layers hold integers."""
+
+    @property
+    def title(self) -> str:
+        """The method, with its form where it has several."""
+        return f"{self.name} ({self.label})" if self.label else self.name
+
+
+@cache
+def batches(steps: int = STEPS) -> tuple[Tensor, ...]:
+    """Tokens of every step: each token has four followers of unequal chance. Shape: (batch, sequence)."""
+    generator = torch.Generator().manual_seed(0)
+    followers = torch.stack(
+        [torch.randperm(VOCABULARY, generator=generator)[:FOLLOWERS] for _ in range(VOCABULARY)]
+    )
+    chances = torch.rand(VOCABULARY, FOLLOWERS, generator=generator) + 0.05
+    tokens = [torch.randint(VOCABULARY, (steps * BATCH,), generator=generator)]
+    for _ in range(SEQUENCE - 1):
+        choice = torch.multinomial(chances[tokens[-1]], 1, generator=generator)
+        tokens.append(followers[tokens[-1]].gather(1, choice).squeeze(1))
+    return torch.stack(tokens, 1).split(BATCH)
+
+
+def make_llama() -> LlamaForCausalLM:
+    """Two layers of 64, in fp32, with weights drawn from a seed."""
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=64,
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=SEQUENCE,
+            initializer_range=0.05,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+def train_own(case: Case, steps: int = STEPS) -> list[float]:
+    """Losses of our method, one before each step."""
+    model = make_llama()
+    if case.int8:
+        quantize_linears(model)
+    return _train(model, build_optimizer(case.name, model, **case.hyper), steps)
+
+
+def train_reference(case: Case, steps: int = STEPS) -> list[float]:
+    """Losses of the reference on the same weights and batches."""
+    model = make_llama()
+    groups = split_by_role(model)
+    for group in groups:
+        if group["role"] == Role.MATRIX:
+            group.update(case.projected)
+    module, _, name = case.reference.rpartition(".")
+    make = getattr(import_module(module), name) if module else globals()[name]
+    return _train(model, make(groups, **case.settings), steps)
+
+
+def mean_last(losses: list[float]) -> float:
+    """Mean loss of the last steps."""
+    last = losses[-MEAN_OF:]
+    return sum(last) / len(last)
+
+
+def _train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+    losses = []
+    for tokens in batches()[:steps]:
+        if isinstance(optimizer, Spsa | MeZO):
+            losses.append(float(optimizer.step(partial(_loss_alone, model, tokens))))
+            continue
+        loss = model(input_ids=tokens, labels=tokens).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@torch.no_grad()
+def _loss_alone(model: LlamaForCausalLM, tokens: Tensor) -> Any:
+    return model(input_ids=tokens, labels=tokens).loss
+
+
+class Spsa(torch.optim.Optimizer):
+    """arXiv:2305.17333, Algorithm 1, with all noise and the weights before the step held."""
+
+    def __init__(self, params: Any, lr: float, eps: float) -> None:
+        super().__init__(params, {"lr": lr, "eps": eps})
+        self._generator = torch.Generator().manual_seed(1)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step down a random direction."""
+        lr, eps = self.param_groups[0]["lr"], self.param_groups[0]["eps"]
+        params = [param for group in self.param_groups for param in group["params"]]
+        before = [param.clone() for param in params]
+        noise = [torch.randn(param.shape, generator=self._generator) for param in params]
+
+        def move(factor: float) -> None:
+            for param, start, z in zip(params, before, noise, strict=True):
+                param.copy_(start + factor * z)
+
+        move(eps)
+        plus = closure()
+        move(-eps)
+        slope = float((plus - closure()) / (2 * eps))
+        move(-lr * slope)
+        return plus
