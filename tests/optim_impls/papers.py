@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tests.optim_impls.low_rank_checks import adam, bias, leading_directions, limited, orient
 from whatfits.optim_impls.declare import Role
+from whatfits.optim_impls.projection import seeded_generator
 
 __all__ = ["Adan", "Apollo", "Frugal", "Gwt", "LDAdam", "MeZO", "SubTrack"]
 
@@ -230,11 +231,11 @@ class Frugal(Paper):
 
 
 class MeZO(torch.optim.Optimizer):
-    """arXiv:2305.17333, Algorithm 1, with all noise and the weights before the step held."""
+    """arXiv:2305.17333, Algorithm 1, with all noise and the weights before the step held; directions are our own."""
 
     def __init__(self, params: Any, lr: float, eps: float) -> None:
         super().__init__(params, {"lr": lr, "eps": eps})
-        self._generator = torch.Generator().manual_seed(1)
+        self._steps = 0
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -242,7 +243,9 @@ class MeZO(torch.optim.Optimizer):
         lr, eps = self.param_groups[0]["lr"], self.param_groups[0]["eps"]
         params = [param for group in self.param_groups for param in group["params"]]
         before = [param.clone() for param in params]
-        noise = [torch.randn(param.shape, generator=self._generator) for param in params]
+        generator = seeded_generator(0, 0, self._steps, torch.device("cpu"))
+        noise = [torch.randn(param.shape, generator=generator) for param in params]
+        self._steps += 1
 
         def move(factor: float) -> None:
             for param, start, z in zip(params, before, noise, strict=True):

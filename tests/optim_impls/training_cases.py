@@ -146,7 +146,7 @@ CASES: tuple[Case, ...] = (
         reference="tests.optim_impls.papers.MeZO",
         hyper=MEZO,
         settings=MEZO,
-        note=f"{PAPER}; other directions, one batch at all steps",
+        note=f"{PAPER}; same directions, one batch at all steps",
         one_batch=True,
     ),
 )
