@@ -1,10 +1,12 @@
 """What tests of the quantised optimizers share: programs as a step sees them, and quantisation by its definition."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tests.optim_impls.checks import SHAPES, build, make_params, set_grads
 from whatfits.estimator.memory.optimizers import (
     OptimizerEvent,
     OptimizerProgram,
@@ -14,6 +16,9 @@ from whatfits.estimator.memory.optimizers import (
 )
 from whatfits.estimator.memory.optimizers.device_scratch import DEVICE_SCRATCH
 from whatfits.estimator.memory.optimizers.program import StateTensor
+from whatfits.optim_impls.declare import Parameter, Phase
+from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.profiler.trace.optimizer_step import peak_of_step, trace_optimizer_step
 
 
 class InStep:
@@ -48,6 +53,30 @@ class InStep:
 
     def flops_and_bytes(self, parameters: Sequence[ParameterTensor]) -> StepWork:
         return self._program.flops_and_bytes(parameters)
+
+
+def check_transients_are_within_the_declared(
+    entry: OptimizerEntry,
+    hyper: Mapping[str, Any],
+    named_shape: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Steady and refresh steps of one parameter; `hyper` refreshes every second step, so that the third step does."""
+    shape, role = SHAPES[named_shape]
+    complete = {**entry.defaults, **hyper}
+    param, _ = make_params([(shape, role)], dtype, device)[0]
+    optimizer = build(entry, [(param, role)], hyper)
+    declared = Parameter(shape, dtype, role)
+    first = entry.declaration.transient_bytes(declared, complete, Phase.FIRST)
+    held = sum(state.nbytes for state in entry.declaration.states(declared, complete))
+    for step, phase in enumerate((Phase.FIRST, Phase.STEADY, Phase.REFRESH)):
+        set_grads([param], step)
+        traced = peak_of_step(trace_optimizer_step(optimizer))
+        if phase is Phase.FIRST:
+            assert traced <= first + held
+        else:
+            assert traced <= entry.declaration.transient_bytes(declared, complete, phase)
 
 
 def dynamic_map(*, is_signed: bool) -> Tensor:

@@ -167,6 +167,12 @@ def test_blocks_in_turn_equal_the_algorithm(device: torch.device, order: str) ->
         assert [seen[0], seen[INTERVAL], seen[2 * INTERVAL]] == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_each_seed_has_an_order_of_its_own() -> None:
+    orders = [active_numbers(40, density=0.25, order="random", turn=0, seed=seed) for seed in (0, 1, 2, 3)]
+
+    assert len(set(map(tuple, orders))) == len(orders)
+
+
 @pytest.mark.parametrize("shape", [(60, 24), (24, 60), (24, 24)])
 def test_svd_projects_onto_the_leading_singular_vectors(device: torch.device, shape: tuple[int, int]) -> None:
     """The span is that of a float64 SVD; no more of the factors is kept."""

@@ -15,10 +15,11 @@ from tests.optim_impls.checks import (
     make_params,
     set_grads,
 )
-from tests.optim_impls.quantised_checks import InStep, round_trip
+from tests.optim_impls.quantised_checks import InStep, check_transients_are_within_the_declared, round_trip
 from whatfits.estimator.memory.optimizers.own_quantised import OwnGaLore8bit
 from whatfits.optim_impls.declare import Role
 from whatfits.optim_impls.galore_8bit import DEFAULTS, ENTRY, GaLore8bit
+from whatfits.optim_impls.projection import PROJECTORS, low_rank_of, tall
 
 STEPS = 20
 HYPER: dict[str, Any] = {
@@ -91,9 +92,40 @@ def test_bf16_is_the_same_within_its_rounding() -> None:
     assert (param.detach().double() - expected).norm() < 0.1 * moved
 
 
+@pytest.mark.parametrize("subspace", PROJECTORS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_is_deterministic_and_resumes(dtype: torch.dtype, device: torch.device) -> None:
-    check_deterministic_and_resumes(ENTRY, {"rank": 16, "projection_update_interval": 3}, dtype, device)
+def test_is_deterministic_and_resumes(subspace: str, dtype: torch.dtype, device: torch.device) -> None:
+    hyper = {"rank": 16, "projection_update_interval": 3, "subspace": subspace}
+    check_deterministic_and_resumes(ENTRY, hyper, dtype, device)
+
+
+@pytest.mark.parametrize("subspace", ["randomised", "warm"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ["wide", "tall", "square", "odd tall"])
+def test_other_subspaces_hold_no_more_than_declared(
+    subspace: str, dtype: torch.dtype, shape: str, device: torch.device
+) -> None:
+    hyper = {"rank": 16, "projection_update_interval": 2, "subspace": subspace}
+    check_transients_are_within_the_declared(ENTRY, hyper, shape, dtype, device)
+
+
+@pytest.mark.parametrize("subspace", ["randomised", "warm"])
+def test_other_subspaces_keep_a_gradient_of_low_rank(subspace: str, device: torch.device) -> None:
+    """A gradient of rank 3 lies in each subspace that is found for it."""
+    grad = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    grad = (grad @ torch.randn(3, 40, generator=torch.Generator().manual_seed(1))).to(device)
+    for matrix in (grad, grad.T.contiguous()):
+        param = torch.nn.Parameter(torch.zeros_like(matrix))
+        optimizer = build(ENTRY, [(param, Role.MATRIX)], {"rank": 3, "subspace": subspace})
+        param.grad = matrix
+        optimizer.step()
+        state = optimizer.state[param]
+        low = low_rank_of(tuple(matrix.shape), 3, as_it_lies=True)
+        assert isinstance(optimizer, GaLore8bit)
+        p = low.as_rows(optimizer.projection(state, low, torch.float32))
+
+        kept = tall(matrix) @ p.T @ p
+        assert (kept - tall(matrix)).norm() < 1e-4 * matrix.norm()
 
 
 @pytest.mark.parametrize("rank", [4, 2000])
@@ -128,6 +160,7 @@ def test_projection_holds_no_more_than_itself() -> None:
         ("rank", 0),
         ("projection_update_interval", 0),
         ("projection_scale", 0.0),
+        ("subspace", "qr"),
         ("chunk_size", 0),
     ],
 )

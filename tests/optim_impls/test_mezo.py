@@ -79,6 +79,15 @@ def test_noise_is_standard_normal_and_new_each_step(device: torch.device) -> Non
     assert not torch.equal(first[0], second[0])
 
 
+@pytest.mark.parametrize("seed", [1, 2, 2**31, 2**32 - 1])
+def test_each_seed_has_noise_of_its_own(device: torch.device, seed: int) -> None:
+    """Generators of the CPU take the last 32 bits of what they are given."""
+    params = [torch.nn.Parameter(torch.zeros(20, device=device))]
+    (first,), (other,) = (noise(MeZO(params, seed=number), params) for number in (0, seed))
+
+    assert not torch.equal(first, other)
+
+
 def test_an_average_step_goes_down(device: torch.device) -> None:
     params = [torch.nn.Parameter(torch.zeros(20, device=device))]
     optimizer = MeZO(params, lr=1e-2, seed=1)

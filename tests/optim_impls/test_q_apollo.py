@@ -209,6 +209,20 @@ def test_bytes_with_weight_decay_are_as_declared(
     )
 
 
+@pytest.mark.parametrize("name", BY_NAME)
+def test_goes_on_after_a_first_gradient_of_zeros(name: str, device: torch.device) -> None:
+    """A last norm of 0 limits nothing; a limit of 1.01 times 0 would hold the weights for good."""
+    (param, _), *_ = params = make_params([SHAPES["tall"]], torch.float32, device)
+    optimizer = build(BY_NAME[name], params, {})
+    start = param.detach().clone()
+    param.grad = torch.zeros_like(param)
+    optimizer.step()
+    set_grads([param], 1)
+    optimizer.step()
+
+    assert not torch.equal(param.detach(), start)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1), (300, 7), (2000, 700), (3, 300000)])
 @pytest.mark.parametrize("by_row", [True, False])

@@ -16,10 +16,11 @@ from tests.optim_impls.checks import (
     make_params,
     set_grads,
 )
-from tests.optim_impls.quantised_checks import InStep, round_trip
+from tests.optim_impls.quantised_checks import InStep, check_transients_are_within_the_declared, round_trip
 from whatfits.estimator.memory.optimizers.own_quantised_weights import OwnQGaLore
 from whatfits.optim_impls.declare import Parameter, Phase, Role
 from whatfits.optim_impls.int8_weights import Int8Linear, int8_update_bytes
+from whatfits.optim_impls.projection import PROJECTORS, low_rank_of, tall
 from whatfits.optim_impls.q_galore import DEFAULTS, ENTRY, QGaLore
 from whatfits.profiler.trace.optimizer_step import peak_of_step, trace_optimizer_step
 
@@ -156,9 +157,42 @@ def test_interval_doubles_where_the_subspace_stays(
     assert optimizer.state[param]["interval"] == expected
 
 
+@pytest.mark.parametrize("subspace", PROJECTORS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_is_deterministic_and_resumes(dtype: torch.dtype, device: torch.device) -> None:
-    check_deterministic_and_resumes(ENTRY, {"rank": 16, "projection_update_interval": 3}, dtype, device)
+def test_is_deterministic_and_resumes(subspace: str, dtype: torch.dtype, device: torch.device) -> None:
+    hyper = {"rank": 16, "projection_update_interval": 3, "subspace": subspace}
+    check_deterministic_and_resumes(ENTRY, hyper, dtype, device)
+
+
+@pytest.mark.parametrize("subspace", ["randomised", "warm"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ["wide", "tall", "square", "odd tall"])
+def test_other_subspaces_hold_no_more_than_declared(
+    subspace: str, dtype: torch.dtype, shape: str, device: torch.device
+) -> None:
+    hyper = {"rank": 16, "projection_update_interval": 2, "subspace": subspace}
+    check_transients_are_within_the_declared(ENTRY, hyper, shape, dtype, device)
+
+
+def lost_of(matrix: Tensor, subspace: str) -> float:
+    """Share of a gradient of rank 3 that the first P of 4 bits does not keep."""
+    param = torch.nn.Parameter(torch.zeros_like(matrix))
+    optimizer = build(ENTRY, [(param, Role.MATRIX)], {"rank": 3, "subspace": subspace})
+    assert isinstance(optimizer, QGaLore)
+    param.grad = matrix
+    optimizer.step()
+    low = low_rank_of(tuple(matrix.shape), 3, as_it_lies=True)
+    p = low.as_rows(optimizer.projection(optimizer.state[param], low, torch.float32))
+    return float((tall(matrix) @ p.T @ p - tall(matrix)).norm() / matrix.norm())
+
+
+@pytest.mark.parametrize("subspace", ["randomised", "warm"])
+def test_other_subspaces_keep_what_that_of_an_svd_keeps(subspace: str, device: torch.device) -> None:
+    """The loss is that of 4 bits; a subspace that is another one would lose most of the gradient."""
+    grad = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    grad = (grad @ torch.randn(3, 40, generator=torch.Generator().manual_seed(1))).to(device)
+    for matrix in (grad, grad.T.contiguous()):
+        assert lost_of(matrix, subspace) < 1.2 * lost_of(matrix, "svd") < 0.2
 
 
 def test_integers_resume_bitwise(device: torch.device) -> None:

@@ -12,11 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from whatfits.optim_impls.build import build_optimizer
 from whatfits.optim_impls.declare import Role
-from whatfits.optim_impls.int8_weights import quantize_linears
-from whatfits.optim_impls.mezo import MeZO
 from whatfits.optim_impls.roles import split_by_role
 
-__all__ = ["STEPS", "Case", "Spsa", "make_llama", "mean_last", "train_own", "train_reference"]
+__all__ = ["STEPS", "Case", "make_llama", "mean_last", "train_own", "train_reference"]
 
 VOCABULARY, SEQUENCE, BATCH, FOLLOWERS = 256, 32, 16, 4
 STEPS = 200
@@ -29,7 +27,7 @@ class Case:
 
     name: str
     reference: str
-    """`module.Class`, or a name of this file."""
+    """`module.Class`."""
     hyper: Mapping[str, Any]
     """Ours."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -40,8 +38,8 @@ class Case:
     label: str = ""
     note: str = "same method"
     """What the reference is to the method."""
-    int8: bool = False
-    """Whether our linear layers hold integers."""
+    one_batch: bool = False
+    """Whether each step sees the same tokens, for what learns too little in some hundred steps to see it otherwise."""
 
     @property
     def title(self) -> str:
@@ -61,7 +59,7 @@ def batches(steps: int = STEPS) -> tuple[Tensor, ...]:
     for _ in range(SEQUENCE - 1):
         choice = torch.multinomial(chances[tokens[-1]], 1, generator=generator)
         tokens.append(followers[tokens[-1]].gather(1, choice).squeeze(1))
-    return torch.stack(tokens, 1).split(BATCH)
+    return tuple(torch.stack(tokens, 1).chunk(steps))
 
 
 def make_llama() -> LlamaForCausalLM:
@@ -85,9 +83,7 @@ def make_llama() -> LlamaForCausalLM:
 def train_own(case: Case, steps: int = STEPS) -> list[float]:
     """Losses of our method, one before each step."""
     model = make_llama()
-    if case.int8:
-        quantize_linears(model)
-    return _train(model, build_optimizer(case.name, model, **case.hyper), steps)
+    return _train(model, build_optimizer(case.name, model, **case.hyper), case, steps)
 
 
 def train_reference(case: Case, steps: int = STEPS) -> list[float]:
@@ -98,8 +94,8 @@ def train_reference(case: Case, steps: int = STEPS) -> list[float]:
         if group["role"] == Role.MATRIX:
             group.update(case.projected)
     module, _, name = case.reference.rpartition(".")
-    make = getattr(import_module(module), name) if module else globals()[name]
-    return _train(model, make(groups, **case.settings), steps)
+    make = getattr(import_module(module), name)
+    return _train(model, make(groups, **case.settings), case, steps)
 
 
 def mean_last(losses: list[float]) -> float:
@@ -108,10 +104,11 @@ def mean_last(losses: list[float]) -> float:
     return sum(last) / len(last)
 
 
-def _train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int) -> list[float]:
+def _train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, case: Case, steps: int) -> list[float]:
     losses = []
-    for tokens in batches()[:steps]:
-        if isinstance(optimizer, Spsa | MeZO):
+    for number in range(steps):
+        tokens = batches()[0 if case.one_batch else number]
+        if case.name == "mezo":
             losses.append(float(optimizer.step(partial(_loss_alone, model, tokens))))
             continue
         loss = model(input_ids=tokens, labels=tokens).loss
@@ -125,30 +122,3 @@ def _train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, steps: int
 @torch.no_grad()
 def _loss_alone(model: LlamaForCausalLM, tokens: Tensor) -> Any:
     return model(input_ids=tokens, labels=tokens).loss
-
-
-class Spsa(torch.optim.Optimizer):
-    """arXiv:2305.17333, Algorithm 1, with all noise and the weights before the step held."""
-
-    def __init__(self, params: Any, lr: float, eps: float) -> None:
-        super().__init__(params, {"lr": lr, "eps": eps})
-        self._generator = torch.Generator().manual_seed(1)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """One step down a random direction."""
-        lr, eps = self.param_groups[0]["lr"], self.param_groups[0]["eps"]
-        params = [param for group in self.param_groups for param in group["params"]]
-        before = [param.clone() for param in params]
-        noise = [torch.randn(param.shape, generator=self._generator) for param in params]
-
-        def move(factor: float) -> None:
-            for param, start, z in zip(params, before, noise, strict=True):
-                param.copy_(start + factor * z)
-
-        move(eps)
-        plus = closure()
-        move(-eps)
-        slope = float((plus - closure()) / (2 * eps))
-        move(-lr * slope)
-        return plus

@@ -9,6 +9,9 @@ from whatfits.optim_impls.registry import REGISTRY
 
 __all__ = ["verify_training"]
 
+LEAST_FALL = 0.75
+"""Of the loss beside the reference's; MeZO's falls so little that the loss itself says nothing."""
+
 
 def verify_training() -> Section:
     """The mean loss of the last steps is no worse than the reference's, within the row's tolerance."""
@@ -30,10 +33,10 @@ def verify_training() -> Section:
     failures += [f"{name}: not trained here" for name in sorted(missing)]
     return Section(
         title="Own optimizers train a LLaMA as well as their references",
-        summary=f"{len({c.name for c in CASES})} methods in {len(CASES)} forms, {STEPS} steps on a Markov chain of 256 tokens, "
-        "same weights, data and hyper-parameters; mean loss of the last 20 steps. Tolerance 1%, since projections and "
-        "roundings are drawn apart or differ in their order; 10% where only AdamW, with full states, is there to compare "
-        f"with; {len(failures)} worse",
+        summary=f"{len({c.name for c in CASES})} methods in {len(CASES)} rows, {STEPS} steps of a LLaMA of two layers of 64 "
+        "in fp32 on a Markov chain of 256 tokens; same weights, data and hyper-parameters; mean loss of the last 20 "
+        "steps. At most 1.01 times the reference's, since random projections and parts are drawn apart and sums are "
+        f"rounded in another order; {len(failures)} worse",
         columns=(
             "method",
             "reference",
@@ -63,6 +66,6 @@ def compare(case: Case, own: list[float], reference: list[float]) -> tuple[tuple
         f"{ratio:.4f}",
         f"{limit:.2f}",
     )
-    if not last < own[0]:
-        return row, f"{case.title}: the loss did not fall, {own[0]:.3f} to {last:.3f}"
+    if not own[0] - last > LEAST_FALL * (reference[0] - theirs) > 0:
+        return row, f"{case.title}: the loss fell from {own[0]:.3f} to {last:.3f} only"
     return row, "" if ratio <= limit else f"{case.title}: {ratio:.4f} of {case.reference}'s loss"

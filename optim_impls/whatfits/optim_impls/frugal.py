@@ -53,7 +53,7 @@ def active_numbers(count: int, *, density: float, order: str, turn: int, seed: i
     """Which of `count` matrices have state in a turn, counted from 0: round(count density) of them, in order."""
     size = round(count * density)
     if order == "random":
-        generator = torch.Generator().manual_seed((seed << 31) + turn)
+        generator = seeded_generator(seed, 0, turn, torch.device("cpu"))
         return torch.randperm(count, generator=generator)[:size].tolist()
     numbers = range(turn * size, (turn + 1) * size)
     return [number % count if order == "ascending" else (count - 1 - number) % count for number in numbers]

@@ -4,10 +4,10 @@ Jiawei Zhao, Zhenyu Zhang, Beidi Chen, Zhangyang Wang, Anima Anandkumar, Yuandon
 Training by Gradient Low-Rank Projection, arXiv:2403.03507, Algorithm 2 and section 4.2 (8-bit). With M = min(m, n) and
 N = max(m, n), the shorter side is projected to rank r. Other parameters get 8-bit AdamW.
 
-Differs from galore-torch 1.0: the update is added to the weights by one product, without a copy of them or a
-back-projected update; P is a copy of the singular vectors, so that no factor of M x M stays behind it; weight decay
-comes with the same product; `subspace` chooses how P is found (projection.py). galore-torch with bitsandbytes 0.50 limits updates to a norm of 100 by mistake; here nothing
-does.
+Differs from galore-torch 1.0: the update is added to the weights by one product, without a copy of them or a back-
+projected update; P is a copy of the singular vectors, so that no factor of M x M stays behind it; weight decay comes
+with the same product; `subspace` chooses how P is found (projection.py). galore-torch with bitsandbytes 0.50 limits
+updates to a norm of 100 by mistake; here nothing does.
 """
 
 import math

@@ -19,13 +19,14 @@ from whatfits.optim_impls.base import check_non_negative, check_positive
 from whatfits.optim_impls.chunks import CHUNK, chunks, scratch_for
 from whatfits.optim_impls.declare import Capabilities, Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.projection import seeded_generator
 
 __all__ = ["ENTRY", "MeZO", "add_noise"]
 
 SEEDS = 2**63
 
 
-def add_noise(param: Tensor, generator: torch.Generator, *, scale: float) -> None:
+def add_noise(param: Tensor, generator: torch.Generator | None, *, scale: float) -> None:
     """In place, p <- p + scale z with z ~ N(0, 1) in the parameter's dtype; the draws depend on the generator alone."""
     scratch = scratch_for(param)
     for (piece,) in chunks(param):
@@ -74,16 +75,15 @@ class MeZO(torch.optim.Optimizer):
 
     def _sweep(self, scale: Callable[[dict[str, Any]], float], *, decays: bool = False) -> None:
         """Add a multiple of this step's z to every parameter."""
-        generators: dict[torch.device, torch.Generator] = {}
+        generators: dict[torch.device, torch.Generator | None] = {}
         for group in self.param_groups:
             for param in group["params"]:
                 if not param.requires_grad:
                     continue
-                generator = generators.get(param.device)
-                if generator is None:
-                    generator = generators[param.device] = torch.Generator(param.device)
-                    generator.manual_seed((group["seed"] << 31) + group["step"])
-                add_noise(param, generator, scale=scale(group))
+                if param.device not in generators:
+                    found = seeded_generator(group["seed"], 0, group["step"], param.device)
+                    generators[param.device] = found
+                add_noise(param, generators[param.device], scale=scale(group))
                 if decays and group["weight_decay"]:
                     param.mul_(1 - group["lr"] * group["weight_decay"])
 

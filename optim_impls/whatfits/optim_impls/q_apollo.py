@@ -34,7 +34,7 @@ from whatfits.optim_impls.galore_8bit import (
     stable_number,
 )
 from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
-from whatfits.optim_impls.low_rank import write_adam_direction
+from whatfits.optim_impls.low_rank import limit_growth, write_adam_direction
 from whatfits.optim_impls.projection import (
     LowRank,
     draw_random,
@@ -44,21 +44,7 @@ from whatfits.optim_impls.projection import (
     seeded_generator,
 )
 
-__all__ = ["ENTRIES", "QApollo", "QApolloDeclaration", "limit_growth"]
-
-GROWTH_LIMIT = 1.01
-"""The scaled gradient's norm grows by at most this factor a step (Fira's limiter, arXiv:2410.01623)."""
-
-
-def limit_growth(norm: Tensor, last: Tensor, *, is_first: bool) -> Tensor:
-    """The factor that keeps a norm within 1.01 of the last, which is replaced. Shapes: all () fp32."""
-    if is_first:
-        last.copy_(norm)
-        return torch.ones_like(norm)
-    # min(1, 1.01 last / norm), and 1 where the norm is 0.
-    factor = last.mul(GROWTH_LIMIT).div_(norm.clamp(min=1e-30)).clamp_(max=1.0)
-    torch.mul(norm, factor, out=last)
-    return factor
+__all__ = ["ENTRIES", "QApollo", "QApolloDeclaration"]
 
 
 class QApollo(GaLore8bit):
@@ -94,7 +80,7 @@ class QApollo(GaLore8bit):
     def _limit(self, factors: Tensor, norms: Tensor, state: State) -> None:
         """Limit the growth of the scaled gradient's norm, which is that of its channels' norms. Changes both."""
         norm = torch.linalg.vector_norm(norms.mul_(factors))
-        factors.mul_(limit_growth(norm, state["limiter_norm"], is_first=state["step"] == 1))
+        factors.div_(limit_growth(norm, state["limiter_norm"]))
 
     def _factors(self, grad: Tensor, low: LowRank, state: State, group: Group) -> Tensor:
         """|direction| / |projected gradient| times the scale: (N,) or, tensor-wise, (). fp32."""
@@ -182,7 +168,7 @@ class QApolloDeclaration(GaLore8bitDeclaration):
         if mini:
             measuring = max(measuring, projected + factors + 4 * low.low_shape[0] + 4)
         limiting = factors + norms_in_pieces_bytes((rows, columns), dtype, by_row=by_row)
-        limited = factors + 4 * (rows if by_row else columns) + (8 if phase is Phase.FIRST else 12)
+        limited = factors + 4 * (rows if by_row else columns) + 12
         adding = factors + 4 * (rows if by_row else columns)
         if dtype is not torch.float32:
             adding += (

@@ -113,8 +113,7 @@ class OwnQApollo(OwnGaLore8bit):
         frame.free(norms, projected)
         rows, columns = parameter.shape
         channel_norms = self._record_channel_norms(frame, (rows, columns), by_row=by_row)
-        scalars = 2 if phase is StepPhase.first else 3
-        held = [frame.temporary(FP32_BYTES, "norm") for _ in range(scalars)]
+        held = [frame.temporary(FP32_BYTES, "norm") for _ in range(3)]
         frame.free(*held)
         if self.param_dtype_bytes != FP32_BYTES:
             frame.free(frame.temporary(channels // 2, "factors in the parameters' dtype"))
