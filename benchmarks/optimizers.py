@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,19 @@ NO_REFERENCE = {"galore_adamw_8bit": "no reference runs on a CPU", "q_galore": "
 
 
 def parameters(shapes: Shapes) -> list[torch.nn.Parameter]:
-    """Parameters with a gradient each."""
-    generator = torch.Generator().manual_seed(0)
+    """Parameters with a gradient each, of the same values for every optimizer."""
     made = []
-    for shape, _ in shapes:
-        made.append(torch.nn.Parameter(torch.randn(shape, generator=generator) * 0.02))
-        made[-1].grad = torch.randn(shape, generator=generator) * 1e-3
+    for values, gradient in random_tensors(tuple(shape for shape, _ in shapes)):
+        made.append(torch.nn.Parameter(values.clone()))
+        made[-1].grad = gradient.clone()
     return made
+
+
+@lru_cache(maxsize=1)
+def random_tensors(shapes: tuple[tuple[int, ...], ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Values and gradients, kept since drawing them takes longer than most steps."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(0))
+    return [(draw(shape) * 0.02, draw(shape) * 1e-3) for shape in shapes]
 
 
 def groups(shapes: Shapes, params: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
@@ -321,8 +328,9 @@ def main() -> None:
     known = [name for name, e in REGISTRY.items() if e.source == "own" and name != "mezo"]
     started, rows = time.perf_counter(), []
     print(HEADER)
-    for name in options.names or known:
-        for which in options.shapes or SHAPES:
+    # The sets outside, so that their tensors are drawn once.
+    for which in options.shapes or SHAPES:
+        for name in options.names or known:
             for row in compare(name, which, options.repeats):
                 rows.append(row)
                 print(format_row(row), flush=True)
