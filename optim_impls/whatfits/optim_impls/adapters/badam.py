@@ -54,7 +54,7 @@ ENTRIES = (
         summary="AdamW in fp32 on one layer at a time: 12 bytes per parameter of one layer, gradients of one layer.",
         paper="Luo et al.: BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models, "
         "arXiv:2404.02827",
-        licence="Apache-2.0 (its classifier says MIT)",
+        licence="Apache-2.0",  # its repository; the classifier of its wheel says MIT
         source="badam.BlockOptimizer",
         build=_build,
         defaults={
