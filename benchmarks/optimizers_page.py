@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from whatfits.estimator.memory.at_7b import llama_7b_parameters
 from whatfits.estimator.memory.optimizers import OPTIMIZERS, ParameterRole
-from whatfits.estimator.memory.optimizers.at_7b import llama_7b_parameters
 from whatfits.estimator.specs import OptimizerName
 from whatfits.estimator.units import GIB
 from whatfits.optim_impls.declare import Parameter, Phase, Role

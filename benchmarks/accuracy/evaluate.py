@@ -37,7 +37,7 @@ from whatfits.estimator.specs import (
 )
 from whatfits.estimator.timing import step_times, time_at
 from whatfits.profiler.trace.child_process import TraceChild
-from whatfits.profiler.trace.classes import CUDNN_FIRST, FLASH_FIRST, class_at
+from whatfits.profiler.trace.classes import KERNEL_ORDERS, class_at
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
@@ -205,7 +205,7 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
         )
     precision = Precision.BF16 if training.precision is Precision.BF16_MASTER else training.precision
     options = StepOptions(
-        kernels=CUDNN_FIRST if first_kernel(training, resolved.gpu) == "cudnn" else FLASH_FIRST,
+        kernels=KERNEL_ORDERS[first_kernel(training, resolved.gpu)],
         architecture=resolved.model.architecture,
         tie_embeddings=resolved.model.tie_embeddings,
         precision=str(precision),

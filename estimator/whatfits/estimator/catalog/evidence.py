@@ -46,8 +46,6 @@ def load_quality() -> Mapping[OptimizerName, tuple[QualityRow, ...]]:
     """Published results by optimizer, in the order of the data file."""
     found: dict[OptimizerName, tuple[QualityRow, ...]] = {}
     for row in _data()["quality"]:
-        if row["optimizer"] not in set(OptimizerName):
-            continue  # a method that has no program yet
         name = OptimizerName(row["optimizer"])
         facts = QualityRow.model_validate({key: value for key, value in row.items() if key != "optimizer"})
         found[name] = (*found.get(name, ()), facts)

@@ -49,6 +49,7 @@ _NOT_MODELLED = dict.fromkeys(
     FORWARD_ONLY_OPTIMIZERS, "has no backward pass, and every profile of a run has one: not modelled yet"
 )
 """Optimizers that no placement takes, and why."""
+_UNPLACED = _NOT_MODELLED | _ON_ONE_GPU
 _PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
 """SGD in its forms: without a second moment."""
 _CAUTIONS = {
@@ -104,10 +105,10 @@ def rejections(search: Search, asked: Iterable[OptimizerName]) -> tuple[Rejectio
         Rejection(
             optimizer=name,
             placement="any" if name in _NOT_MODELLED else "several GPUs",
-            why=f"{name} {(_NOT_MODELLED | _ON_ONE_GPU)[name]}.",
+            why=f"{name} {_UNPLACED[name]}.",
         )
         for name in asked
-        if name in _NOT_MODELLED | _ON_ONE_GPU and name not in placed
+        if name in _UNPLACED and name not in placed
     )
     return unplaced + tuple(
         Rejection(

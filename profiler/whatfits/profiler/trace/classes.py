@@ -39,6 +39,8 @@ FLASH_FIRST = ("flash", "efficient", "math")
 """The order in which SDPA tries its kernels on most devices."""
 CUDNN_FIRST = ("cudnn", *FLASH_FIRST)
 """The order on Hopper and data-center Blackwell."""
+KERNEL_ORDERS = {"flash": FLASH_FIRST, "cudnn": CUDNN_FIRST}
+"""Either order by the kernel it begins with, as a profile key names it."""
 _PRECISIONS = {
     "LlamaForCausalLM": ("bf16", "fp32", "bf16_mixed", "fp16_mixed"),
     "Qwen2ForCausalLM": ("bf16", "bf16_mixed"),

@@ -3,8 +3,8 @@
 from pydantic import BaseModel, ConfigDict
 
 from whatfits.estimator.catalog.evidence import QualityRow, load_quality, load_trainer_names
+from whatfits.estimator.memory.at_7b import cost_at_7b
 from whatfits.estimator.memory.optimizers import OptimizerFacts
-from whatfits.estimator.memory.optimizers.at_7b import cost_at_7b
 from whatfits.estimator.specs import GpuSpec, ModelSpec, OptimizerImplementation, OptimizerName
 from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import WHOLE_MATRIX_OPTIMIZERS

@@ -48,8 +48,8 @@ def optimizers(text: Search = None, as_json: AsJson = False, details: Details = 
     from whatfits.service.api.schemas import OptimizerList, describe_optimizer
     from whatfits.service.cli.output import print_json
 
-    known = (describe_optimizer(str(name), facts) for name, facts in OPTIMIZERS.items())
-    rows = tuple(entry for entry in known if _matches(text, entry.name, entry.title))
+    found = ((str(name), facts) for name, facts in OPTIMIZERS.items() if _matches(text, name, facts.title))
+    rows = tuple(describe_optimizer(name, facts) for name, facts in found)
     if as_json:
         print_json(OptimizerList(items=rows))
     else:

@@ -77,7 +77,7 @@ def trace(
     The profile is of the model's structure class: it answers every depth, width, batch and sequence. It is kept in
     $WHATFITS_PROFILES, or where the platform keeps a user's data. No GPU and no weights are needed.
     """
-    from whatfits.profiler.trace.classes import CUDNN_FIRST, FLASH_FIRST
+    from whatfits.profiler.trace.classes import KERNEL_ORDERS
     from whatfits.profiler.trace.options import StepOptions
     from whatfits.service.cli.output import print_json, warn
 
@@ -93,7 +93,7 @@ def trace(
         tie_embeddings=spec.tie_embeddings,
         precision=precision,
         attention=attention,
-        kernels=CUDNN_FIRST if first_kernel == "cudnn" else FLASH_FIRST,
+        kernels=KERNEL_ORDERS[first_kernel],
         checkpointing=checkpointing,
         mask=mask,
         loss=loss,

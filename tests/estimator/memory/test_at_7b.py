@@ -2,8 +2,8 @@
 
 import pytest
 
+from whatfits.estimator.memory.at_7b import cost_at_7b, llama_7b_parameters
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
-from whatfits.estimator.memory.optimizers.at_7b import cost_at_7b, llama_7b_parameters
 from whatfits.estimator.specs import OptimizerName
 
 PARAMETERS = 6_738_415_616

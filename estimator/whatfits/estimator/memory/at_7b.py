@@ -7,16 +7,20 @@ Hugo Touvron et al.: LLaMA, arXiv:2302.13971, Table 2: 32 layers, hidden size 40
 from dataclasses import dataclass
 from functools import lru_cache
 
+from whatfits.estimator.catalog import find_model
+from whatfits.estimator.memory.classes import profile_key
 from whatfits.estimator.memory.optimizers.parameters import Parameters
-from whatfits.estimator.memory.optimizers.program import ParameterRole, ParameterTensor, StepPhase
+from whatfits.estimator.memory.optimizers.program import StepPhase
 from whatfits.estimator.memory.optimizers.registry import build_optimizer_program, optimizer_facts
-from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec
+from whatfits.estimator.memory.placement import Placement
+from whatfits.estimator.memory.rank import RankTensors
+from whatfits.estimator.profile import load_table
+from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec, TrainingSpec
 from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 
 __all__ = ["CostAt7B", "cost_at_7b", "llama_7b_parameters"]
 
 BF16_BYTES = 2
-HIDDEN, FEED_FORWARD, LAYERS, VOCABULARY = 4096, 11008, 32, 32000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +43,10 @@ class CostAt7B:
 
 @lru_cache(maxsize=1)
 def llama_7b_parameters() -> Parameters:
-    """The tensors of the model in module order."""
-    layers = [tensor for layer in range(LAYERS) for tensor in _layer(f"model.layers.{layer}")]
-    before = _tensor("model.embed_tokens.weight", (VOCABULARY, HIDDEN), ParameterRole.embedding)
-    norm = _tensor("model.norm.weight", (HIDDEN,), ParameterRole.vector)
-    head = _tensor("lm_head.weight", (VOCABULARY, HIDDEN), ParameterRole.head)
-    return Parameters((before, *layers, norm, head))
+    """The tensors of the model in module order, as a run on one GPU holds them."""
+    model = find_model("llama-7b")
+    table = load_table(profile_key(model, TrainingSpec()))
+    return RankTensors(model, table.parameters, table.buffers, Placement.SINGLE).local
 
 
 def cost_at_7b(
@@ -54,7 +56,7 @@ def cost_at_7b(
     program = build_optimizer_program(
         OptimizerSpec(name=name, implementation=implementation),
         param_dtype_bytes=BF16_BYTES,
-        hidden_size=HIDDEN,
+        hidden_size=find_model("llama-7b").hidden_size,
     )
     parameters = whole = llama_7b_parameters()
     if name in ONE_LAYER_OPTIMIZERS:
@@ -78,22 +80,3 @@ def cost_at_7b(
         refresh_bytes=peak(StepPhase.refresh),
         num_parameters=sum(parameter.numel for parameter in whole),
     )
-
-
-def _layer(name: str) -> list[ParameterTensor]:
-    linear, vector = ParameterRole.linear, ParameterRole.vector
-    attention = ("q_proj", "k_proj", "v_proj", "o_proj")
-    norms = ("input_layernorm", "post_attention_layernorm")
-    return [
-        *(_tensor(f"{name}.self_attn.{part}.weight", (HIDDEN, HIDDEN), linear) for part in attention),
-        *(
-            _tensor(f"{name}.mlp.{part}.weight", (FEED_FORWARD, HIDDEN), linear)
-            for part in ("gate_proj", "up_proj")
-        ),
-        _tensor(f"{name}.mlp.down_proj.weight", (HIDDEN, FEED_FORWARD), linear),
-        *(_tensor(f"{name}.{part}.weight", (HIDDEN,), vector) for part in norms),
-    ]
-
-
-def _tensor(name: str, shape: tuple[int, ...], role: ParameterRole) -> ParameterTensor:
-    return ParameterTensor(name=name, shape=shape, role=role)
