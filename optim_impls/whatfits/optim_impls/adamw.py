@@ -11,7 +11,7 @@ from torch import Tensor
 
 from whatfits.optim_impls.declare import Parameter, StateTensor
 
-__all__ = ["adamw_states", "fused_adamw", "init_adamw_state"]
+__all__ = ["adamw_states", "fused_adamw", "init_adamw_state", "step_adamw"]
 
 
 def init_adamw_state(param: Tensor) -> dict[str, Any]:
@@ -55,4 +55,19 @@ def fused_adamw(
         eps=eps,
         amsgrad=False,
         maximize=False,
+    )
+
+
+def step_adamw(param: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    """One update from a parameter's state, whose `step` counts from 1 by now, and its group's hyper-parameters."""
+    fused_adamw(
+        param,
+        grad,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        step=state["step"],
+        lr=group["lr"],
+        betas=group["betas"],
+        eps=group["eps"],
+        weight_decay=group["weight_decay"],
     )

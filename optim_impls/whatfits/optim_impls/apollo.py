@@ -25,10 +25,11 @@ from whatfits.optim_impls.low_rank import (
     LOW_RANK_DEFAULTS,
     LowRankDeclaration,
     LowRankOptimizer,
-    adam_direction,
+    bias_correction,
     limit_growth,
     low_rank_moments,
     moment_states,
+    state_direction,
 )
 from whatfits.optim_impls.projection import LowRank, channel_norms, draw_random, seeded_generator, tall
 
@@ -90,16 +91,8 @@ class APOLLO(LowRankOptimizer):
 
     def update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         """Scale the gradient by how AdamW would scale it in the low-rank space."""
-        step, (beta1, beta2) = state["step"], group["betas"]
         projected = tall(grad) @ self.projection(param, state, group).T
-        direction = adam_direction(
-            projected,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=step,
-            betas=group["betas"],
-            eps=group["eps"],
-        )
+        direction = state_direction(projected, state, group)
         dim = None if group["scales_tensor"] else 1
         factors = torch.linalg.vector_norm(direction, dim=dim, keepdim=True)
         factors.div_(torch.linalg.vector_norm(projected, dim=dim, keepdim=True).add_(1e-8))
@@ -112,7 +105,7 @@ class APOLLO(LowRankOptimizer):
             factors,
             state["limiter_norm"],
             rate=group["lr"] * math.sqrt(group["projection_scale"]),
-            correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
+            correction=bias_correction(state["step"], group["betas"]),
             rank=group["rank"],
         )
 

@@ -51,6 +51,9 @@ class PerParameterOptimizer(torch.optim.Optimizer):
     def update_param(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         """Change the parameter and its state in place. Shapes: grad as param."""
 
+    def begin_step(self) -> None:
+        """What a method does before the first parameter of a step; nothing in general."""
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns what the closure returns.
@@ -62,6 +65,7 @@ class PerParameterOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.begin_step()
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:

@@ -5,14 +5,17 @@ piece, not of the whole parameter. On an EPYC core with 1 MiB of L2 pieces of 2^
 """
 
 from collections.abc import Iterator
+from math import gcd
 
 import torch
 from torch import Tensor
 
-__all__ = ["CHUNK", "chunks", "row_chunks", "rows_per_chunk", "scratch_for", "signs_into"]
+__all__ = ["CHUNK", "chunks", "row_chunks", "rows_at_a_time", "rows_per_chunk", "scratch_for", "signs_into"]
 
 CHUNK = 2**20
 """Elements of a piece: the larger end of what a CPU's cache likes, so that a GPU gets kernels worth launching."""
+FLOAT_ELEMENTS = 2**18
+"""Elements of a tensor in fewer bits that are in float at a time, at least one row of whole groups."""
 
 
 def chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -39,6 +42,13 @@ def rows_per_chunk(shape: tuple[int, ...]) -> int:
     for size in shape[1:]:
         row *= size
     return max(1, min(shape[0], CHUNK // max(1, row)))
+
+
+def rows_at_a_time(shape: tuple[int, ...], group_size: int = 1) -> int:
+    """Rows of an update's piece: of whole groups, and of about 2^18 elements, which are converted to float at a time."""
+    rows, columns = shape
+    unit = group_size // gcd(columns, group_size)
+    return min(rows, max(1, FLOAT_ELEMENTS // (columns * unit)) * unit)
 
 
 def scratch_for(param: Tensor) -> Tensor:

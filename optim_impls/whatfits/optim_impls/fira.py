@@ -12,7 +12,6 @@ No full-size tensor is made: as P is orthonormal, |g_j - c P^T r_j|^2 = |g_j|^2 
 goes into the weights as a scaled gradient and one product.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +30,9 @@ from whatfits.optim_impls.galore import (
 from whatfits.optim_impls.low_rank import (
     COUNT_BYTES,
     LowRankDeclaration,
-    adam_direction,
+    bias_correction,
     limit_growth,
+    state_direction,
 )
 from whatfits.optim_impls.projection import LowRank, channel_norms, tall
 
@@ -85,17 +85,10 @@ class Fira(SubspaceOptimizer):
     def update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         """AdamW's direction in the subspace, the scaled gradient outside of it."""
         self.refresh(grad, state, group)
-        step, (beta1, beta2), lr = state["step"], group["betas"], group["lr"]
+        lr = group["lr"]
         norms = channel_norms(tall(grad), rows_at_once=group["rank"])
         projected = tall(grad) @ state["projection"].T
-        direction = adam_direction(
-            projected,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=step,
-            betas=group["betas"],
-            eps=group["eps"],
-        )
+        direction = state_direction(projected, state, group)
         if group["weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
         scale = group["projection_scale"]
@@ -111,7 +104,7 @@ class Fira(SubspaceOptimizer):
             rate=lr * scale,
             weight=1.0 if in_both else 1.0 / scale,
             kept=1.0 if in_both else scale,
-            correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
+            correction=bias_correction(state["step"], group["betas"]),
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from whatfits.optim_impls.adamw import fused_adamw, init_adamw_state
+from whatfits.optim_impls.adamw import init_adamw_state, step_adamw
 from whatfits.optim_impls.base import (
     Group,
     PerParameterOptimizer,
@@ -116,18 +116,11 @@ class Frugal(PerParameterOptimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every parameter that has a gradient; whole matrices take turns first, where that is the split."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def begin_step(self) -> None:
+        """Whole matrices take turns, where that is the split."""
         for group in self.param_groups:
             if group.get("role", Role.MATRIX) == Role.MATRIX and group["split"] == "block":
                 self._take_turns(group)
-        super().step()
-        return loss
 
     def init_state(self, param: Tensor, group: Group) -> State:
         """AdamW's moments; for a matrix what its split makes at its first refresh."""
@@ -147,7 +140,7 @@ class Frugal(PerParameterOptimizer):
             return
         state["step"] += 1
         if "exp_avg" in state:
-            fused_adamw(param, grad, state["exp_avg"], state["exp_avg_sq"], step=state["step"], **full)
+            step_adamw(param, grad, state, group)
             return
         scratch = scratch_for(param) if group["state_free"] == "sign" else None
         for piece, piece_grad in chunks(param, grad):

@@ -22,9 +22,9 @@ from whatfits.optim_impls.low_rank import (
     LOW_RANK_DEFAULTS,
     LowRankDeclaration,
     LowRankOptimizer,
-    adam_direction,
     low_rank_moments,
     moment_states,
+    state_direction,
 )
 from whatfits.optim_impls.projection import PROJECTORS, LowRank, refresh_bytes, seeded_generator, tall
 
@@ -34,8 +34,18 @@ __all__ = [
     "GaLore",
     "SubspaceOptimizer",
     "projected_states",
+    "refresh_projection",
     "refreshed_transient",
 ]
+
+
+def refresh_projection(projection: Tensor, grad: Tensor, state: State, group: Group) -> None:
+    """Write P, its directions as rows, where a refresh is due. Shapes: projection (r, M), grad (m, n)."""
+    draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
+    if since == 0:
+        generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
+        find, last = PROJECTORS[group["subspace"]], projection if draw else None
+        projection.copy_(find(grad, projection.shape[0], generator, last=last))
 
 
 class SubspaceOptimizer(LowRankOptimizer):
@@ -49,12 +59,7 @@ class SubspaceOptimizer(LowRankOptimizer):
 
     def refresh(self, grad: Tensor, state: State, group: Group) -> None:
         """Write P where a refresh is due."""
-        draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
-        if since == 0:
-            generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
-            projection: Tensor = state["projection"]
-            find, last = PROJECTORS[group["subspace"]], projection if draw else None
-            projection.copy_(find(grad, projection.shape[0], generator, last=last))
+        refresh_projection(state["projection"], grad, state, group)
 
 
 class GaLore(SubspaceOptimizer):
@@ -64,14 +69,7 @@ class GaLore(SubspaceOptimizer):
         """P <- (1 - lr weight_decay) p - lr scale U P, with U AdamW's direction for A P^T."""
         self.refresh(grad, state, group)
         projected = tall(grad) @ state["projection"].T
-        direction = adam_direction(
-            projected,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=state["step"],
-            betas=group["betas"],
-            eps=group["eps"],
-        )
+        direction = state_direction(projected, state, group)
         lr = group["lr"]
         decay, rate = 1 - lr * group["weight_decay"], -lr * group["projection_scale"]
         tall(param).addmm_(direction, state["projection"], beta=decay, alpha=rate)

@@ -42,8 +42,9 @@ from whatfits.optim_impls.blockwise import (
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS, STEP_COUNT_BYTES, adam_update
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.galore import SUBSPACE_DEFAULTS, refresh_projection
 from whatfits.optim_impls.low_rank import check_low_rank_hyper, write_adam_direction
-from whatfits.optim_impls.projection import PROJECTORS, LowRank, low_rank_of, refresh_bytes, seeded_generator
+from whatfits.optim_impls.projection import LowRank, low_rank_of, refresh_bytes
 
 __all__ = [
     "ENTRY",
@@ -86,12 +87,7 @@ class GaLore8bit(PerParameterOptimizer):
 
     def refresh(self, grad: Tensor, low: LowRank, state: State, group: Group) -> None:
         """Write P from the gradient, where one is due."""
-        draw, since = divmod(state["step"] - 1, group["projection_update_interval"])
-        if since == 0:
-            generator = seeded_generator(group["seed"], state["number"], draw, grad.device)
-            projection = low.as_rows(state["projection"])
-            find, last = PROJECTORS[group["subspace"]], projection if draw else None
-            projection.copy_(find(grad, low.rank, generator, last=last))
+        refresh_projection(low.as_rows(state["projection"]), grad, state, group)
 
     def projection(self, state: State, low: LowRank, dtype: torch.dtype) -> Tensor:
         """P as it is multiplied with."""
@@ -189,15 +185,7 @@ def moments_workspace(numel: int, dtype: torch.dtype, hyper: Hyper) -> int:
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "lr": 1e-3,
-    "betas": (0.9, 0.999),
-    "eps": 1e-8,
-    "weight_decay": 0.0,
-    "rank": 128,
-    "projection_update_interval": 200,
-    "projection_scale": 0.25,
-    "subspace": "svd",
-    "seed": 0,
+    **SUBSPACE_DEFAULTS,
     "min_8bit_size": MIN_8BIT_SIZE,
     "chunk_size": CHUNK_SIZE,
 }

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from whatfits.optim_impls.adamw import adamw_states, fused_adamw, init_adamw_state
+from whatfits.optim_impls.adamw import adamw_states, init_adamw_state, step_adamw
 from whatfits.optim_impls.base import (
     Group,
     PerParameterOptimizer,
@@ -32,6 +32,7 @@ from whatfits.optim_impls.base import (
 from whatfits.optim_impls.chunks import row_chunks, rows_per_chunk
 from whatfits.optim_impls.declare import Capabilities, Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
+from whatfits.optim_impls.low_rank import bias_correction, limit_growth
 
 __all__ = ["ENTRY", "GWT", "coarse_coefficients", "gwt_update"]
 
@@ -74,19 +75,6 @@ def gwt_update(
     for part in parts:
         part.add_(difference[:, : part.shape[1]])
     param.add_(scratch, alpha=-step_size)
-
-
-def limit_growth(denominator: Tensor, exp_avg: Tensor, norm: Tensor, *, limit: float, is_first: bool) -> None:
-    """Divide the update by max(growth, limit) / limit, through its denominator; growth is that of |m / denominator|.
-
-    `norm` () is the last step's, and becomes this step's after the limit. No value leaves the device.
-    """
-    new = torch.linalg.vector_norm(exp_avg / denominator, dtype=torch.float32)
-    if not is_first:
-        limiter = (new / (norm + 1e-8)).clamp_(min=limit).div_(limit)
-        denominator.mul_(limiter)
-        new.div_(limiter)
-    norm.copy_(new)
 
 
 class GWT(PerParameterOptimizer):
@@ -143,17 +131,7 @@ class GWT(PerParameterOptimizer):
         step, betas, lr = state["step"], group["betas"], group["lr"]
         exp_avg, exp_avg_sq = state["exp_avg"], state["exp_avg_sq"]
         if not _is_transformed(param.ndim, group):
-            fused_adamw(
-                param,
-                grad,
-                exp_avg,
-                exp_avg_sq,
-                step=step,
-                lr=lr,
-                betas=betas,
-                eps=group["eps"],
-                weight_decay=group["weight_decay"],
-            )
+            step_adamw(param, grad, state, group)
             return
         block = 2 ** group["level"]
         coarse = coarse_coefficients(grad, block)
@@ -161,15 +139,14 @@ class GWT(PerParameterOptimizer):
         exp_avg_sq.mul_(betas[1]).addcmul_(coarse, coarse, value=1 - betas[1])
         denominator = exp_avg_sq.sqrt().add_(group["eps"])
         if group["norm_growth_limit"] is not None:
-            limit_growth(
-                denominator, exp_avg, state["scale"], limit=group["norm_growth_limit"], is_first=step == 1
-            )
+            norm = torch.linalg.vector_norm(exp_avg / denominator, dtype=torch.float32)
+            denominator.mul_(limit_growth(norm, state["scale"], limit=group["norm_growth_limit"]))
         torch.sub(exp_avg, coarse, out=coarse).div_(denominator).mul_(1 / sqrt(block))
         if group["weight_decay"]:
             param.mul_(1 - lr * group["weight_decay"])
         step_size = lr * group["projection_scale"]
         if group["bias_correction"]:
-            step_size *= sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+            step_size *= bias_correction(step, betas)
         scratch = param.new_empty(rows_per_chunk(param.shape), param.shape[1])
         for piece, piece_grad, difference, part in row_chunks(param, grad, coarse, denominator):
             rows = scratch[: len(piece)]

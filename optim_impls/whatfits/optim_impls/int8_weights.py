@@ -12,7 +12,6 @@ Differs from the released Q-GaLore: scales and zero points are in `state_dict`; 
 
 from collections.abc import Callable
 from copy import deepcopy
-from math import gcd
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from whatfits.optim_impls.affine import Affine, dequantize_affine, quantize_affine
+from whatfits.optim_impls.chunks import rows_at_a_time
 
 __all__ = [
     "GROUP_SIZE",
@@ -29,13 +29,10 @@ __all__ = [
     "int8_of",
     "int8_update_bytes",
     "quantize_linears",
-    "rows_at_a_time",
 ]
 
 GROUP_SIZE = 128
 LEVELS = 255
-ROWS_OF_ELEMENTS = 1 << 18
-"""Elements of a weight that an update has in float at a time, at least one row of whole groups."""
 _INT8 = "whatfits_int8"
 
 
@@ -192,13 +189,6 @@ def int8_of(param: Tensor) -> Int8Weight | None:
     """The integers of the weight that a parameter stands in for; None for other parameters."""
     found: Int8Weight | None = getattr(param, _INT8, None)
     return found
-
-
-def rows_at_a_time(shape: tuple[int, ...], group_size: int) -> int:
-    """Rows of an update's piece: of whole groups, and of about 2^18 elements."""
-    rows, columns = shape
-    unit = group_size // gcd(columns, group_size)
-    return min(rows, max(1, ROWS_OF_ELEMENTS // (columns * unit)) * unit)
 
 
 def add_to_int8(

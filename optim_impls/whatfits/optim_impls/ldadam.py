@@ -29,8 +29,8 @@ from whatfits.optim_impls.low_rank import (
     LOW_RANK_DEFAULTS,
     LowRankDeclaration,
     LowRankOptimizer,
-    adam_direction,
     low_rank_moments,
+    state_direction,
 )
 from whatfits.optim_impls.projection import LowRank, refresh_bytes, svd_directions, tall
 
@@ -95,18 +95,15 @@ class LDAdam(LowRankOptimizer):
         """Add the error, follow the subspace, carry the moments over, step, keep what was dropped."""
         error: Tensor | None = state.get("error")
         total = grad if error is None else error.add_(grad)
-        projection, exp_avg, exp_avg_sq = state["projection"], state["exp_avg"], state["exp_avg_sq"]
-        step = state["step"]
-        if step == 1:
+        projection = state["projection"]
+        if state["step"] == 1:
             projection.copy_(svd_directions(total, projection.shape[0]))
             projected = tall(total) @ projection.T
         else:
             projected = self._follow(tall(total), state, group)
         if error is not None:
             tall(error).addmm_(projected, projection, alpha=-1)
-        direction = adam_direction(
-            projected, exp_avg, exp_avg_sq, step=step, betas=group["betas"], eps=group["eps"]
-        )
+        direction = state_direction(projected, state, group)
         lr = group["lr"]
         tall(param).addmm_(direction, projection, beta=1 - lr * group["weight_decay"], alpha=-lr)
 

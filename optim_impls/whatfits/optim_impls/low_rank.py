@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from whatfits.optim_impls.adamw import adamw_states, fused_adamw, init_adamw_state
+from whatfits.optim_impls.adamw import adamw_states, fused_adamw, init_adamw_state, step_adamw
 from whatfits.optim_impls.base import (
     Group,
     PerParameterOptimizer,
@@ -30,11 +30,12 @@ __all__ = [
     "LOW_RANK_DEFAULTS",
     "LowRankDeclaration",
     "LowRankOptimizer",
-    "adam_direction",
+    "bias_correction",
     "check_low_rank_hyper",
     "limit_growth",
     "low_rank_moments",
     "moment_states",
+    "state_direction",
     "write_adam_direction",
 ]
 
@@ -78,6 +79,23 @@ def adam_direction(
     return direction
 
 
+def state_direction(projected: Tensor, state: State, group: Group) -> Tensor:
+    """`adam_direction` with the moments and the step of a parameter's state. Shape: (N, r)."""
+    return adam_direction(
+        projected,
+        state["exp_avg"],
+        state["exp_avg_sq"],
+        step=state["step"],
+        betas=group["betas"],
+        eps=group["eps"],
+    )
+
+
+def bias_correction(step: int, betas: tuple[float, float]) -> float:
+    """What Adam's bias-corrected direction is larger by than the uncorrected: sqrt(1 - b2^t) / (1 - b1^t)."""
+    return math.sqrt(1 - betas[1] ** step) / (1 - betas[0] ** step)
+
+
 def write_adam_direction(
     out: Tensor,  # (k,) fp32, may be grad
     grad: Tensor,  # (k,) fp32
@@ -96,13 +114,13 @@ def write_adam_direction(
     torch.div(exp_avg, out, out=out).div_(1 - betas[0] ** step)
 
 
-def limit_growth(norm: Tensor, last_norm: Tensor) -> Tensor:
-    """What an update is divided by so that its norm grows by 1% at most; `last_norm` becomes its norm after that.
+def limit_growth(norm: Tensor, last_norm: Tensor, *, limit: float = GROWTH_LIMIT) -> Tensor:
+    """What an update is divided by so that its norm grows by `limit` at most; `last_norm` becomes its norm after that.
 
     A last norm of 0 limits nothing: that of the first step, or of a gradient of zeros.
     Shapes: norm () fp32, last_norm () of any dtype; returns () fp32. arXiv:2410.01623, equation 6.
     """
-    limiter = norm.div(last_norm.float() + 1e-8).clamp_(min=GROWTH_LIMIT).div_(GROWTH_LIMIT)
+    limiter = norm.div(last_norm.float() + 1e-8).clamp_(min=limit).div_(limit)
     limiter.masked_fill_(last_norm == 0, 1.0)
     last_norm.copy_(norm / limiter)
     return limiter
@@ -157,17 +175,7 @@ class LowRankOptimizer(PerParameterOptimizer):
         if group["role"] == Role.MATRIX:
             self.update_matrix(param, grad, state, group)
             return
-        fused_adamw(
-            param,
-            grad,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=state["step"],
-            lr=group["lr"],
-            betas=group["betas"],
-            eps=group["eps"],
-            weight_decay=group["weight_decay"],
-        )
+        step_adamw(param, grad, state, group)
 
 
 def check_low_rank_hyper(hyper: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from whatfits.optim_impls.int8_weights import rows_at_a_time
+from whatfits.optim_impls.chunks import rows_at_a_time
 
 __all__ = [
     "PROJECTORS",
@@ -114,7 +114,7 @@ def norms_in_pieces(matrix: Tensor, *, by_row: bool) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(matrix, dim=1)
         return norms
     rows, columns = matrix.shape
-    step = rows_at_a_time((rows, columns), 1)
+    step = rows_at_a_time((rows, columns))
     out = torch.zeros(rows if by_row else columns, dtype=torch.float32, device=matrix.device)
     scratch = torch.empty((step, columns), dtype=torch.float32, device=matrix.device)
     for start in range(0, rows, step):
@@ -132,7 +132,7 @@ def norms_in_pieces_bytes(shape: tuple[int, int], dtype: torch.dtype, *, by_row:
     rows, columns = shape
     if by_row and dtype is torch.float32:
         return FP32_BYTES * rows
-    piece = FP32_BYTES * rows_at_a_time(shape, 1) * columns
+    piece = FP32_BYTES * rows_at_a_time(shape) * columns
     return piece + FP32_BYTES * (rows if by_row else 2 * columns)
 
 

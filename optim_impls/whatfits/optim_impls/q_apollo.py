@@ -22,6 +22,7 @@ from torch import Tensor
 from whatfits.optim_impls.base import Group, State
 from whatfits.optim_impls.blockwise import update_in_chunks
 from whatfits.optim_impls.blockwise_8bit import ADAM_MOMENTS
+from whatfits.optim_impls.chunks import rows_at_a_time
 from whatfits.optim_impls.declare import Hyper, Parameter, Phase, Role, StateTensor
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.galore_8bit import (
@@ -33,7 +34,7 @@ from whatfits.optim_impls.galore_8bit import (
     moments_workspace,
     stable_number,
 )
-from whatfits.optim_impls.int8_weights import add_to_int8, int8_of, rows_at_a_time
+from whatfits.optim_impls.int8_weights import add_to_int8, int8_of
 from whatfits.optim_impls.low_rank import limit_growth, write_adam_direction
 from whatfits.optim_impls.projection import (
     LowRank,
@@ -127,7 +128,7 @@ def _norms(projected: Tensor, low: LowRank, *, tensor_wise: bool) -> Tensor:
 
 def _change_in_fp32(param: Tensor, write: Callable[[Tensor, Tensor, slice], None]) -> None:
     """Change weights of lower precision in fp32, some rows at a time, so that they are rounded once."""
-    rows, step = param.shape[0], rows_at_a_time(tuple(param.shape), 1)
+    rows, step = param.shape[0], rows_at_a_time(tuple(param.shape))
     values, scratch = (param.new_empty((step, param.shape[1]), dtype=torch.float32) for _ in range(2))
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
@@ -171,9 +172,7 @@ class QApolloDeclaration(GaLore8bitDeclaration):
         limited = factors + 4 * (rows if by_row else columns) + 12
         adding = factors + 4 * (rows if by_row else columns)
         if dtype is not torch.float32:
-            adding += (
-                8 * rows_at_a_time((rows, columns), 1) * columns if hyper["weight_decay"] else factors // 2
-            )
+            adding += 8 * rows_at_a_time((rows, columns)) * columns if hyper["weight_decay"] else factors // 2
         return max(
             low.rank * low.short_side * dtype.itemsize + projected,
             measuring,

@@ -14,7 +14,6 @@ Defaults: rank 128, interval 200, scale 0.25 and step size 10 are those of the r
 500 steps and 10. That the paper's tables say the same is recalled, unverified.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +32,9 @@ from whatfits.optim_impls.low_rank import (
     LOW_RANK_DEFAULTS,
     LowRankDeclaration,
     LowRankOptimizer,
-    adam_direction,
+    bias_correction,
     low_rank_moments,
+    state_direction,
 )
 from whatfits.optim_impls.projection import LowRank, channel_norms, refresh_bytes, svd_directions, tall
 
@@ -95,17 +95,9 @@ class SubTrack(LowRankOptimizer):
     def update_matrix(self, param: Tensor, grad: Tensor, state: State, group: Group) -> None:
         """AdamW's direction in the subspace, the scaled gradient outside of it."""
         self.refresh(grad, state, group)
-        step, (beta1, beta2) = state["step"], group["betas"]
         norms = channel_norms(tall(grad), rows_at_once=group["rank"])
         projected = tall(grad) @ state["projection"].T
-        direction = adam_direction(
-            projected,
-            state["exp_avg"],
-            state["exp_avg_sq"],
-            step=step,
-            betas=group["betas"],
-            eps=group["eps"],
-        )
+        direction = state_direction(projected, state, group)
         if group["weight_decay"]:
             param.mul_(1 - group["lr"] * group["weight_decay"])
         add_with_residual(
@@ -119,7 +111,7 @@ class SubTrack(LowRankOptimizer):
             rate=group["lr"] * group["projection_scale"],
             weight=1.0,
             kept=1.0,
-            correction=math.sqrt(1 - beta2**step) / (1 - beta1**step),
+            correction=bias_correction(state["step"], group["betas"]),
         )
 
 
