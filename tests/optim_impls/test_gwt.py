@@ -16,7 +16,7 @@ from tests.optim_impls.checks import (
 )
 from whatfits.estimator.memory.optimizers.own_split import Gwt
 from whatfits.optim_impls.declare import Parameter, Phase, Role
-from whatfits.optim_impls.gwt import ENTRY
+from whatfits.optim_impls.gwt import ENTRY, GWT
 from whatfits.profiler.trace.optimizer_step import peak_of_step, trace_optimizer_step
 
 STEPS = 20
@@ -183,3 +183,13 @@ def test_bad_hyper_parameters_are_refused_by_name(name: str, value: object) -> N
 
     with pytest.raises(ValueError, match=name):
         build(ENTRY, params, {name: value})
+
+
+def test_a_first_gradient_of_zeros_limits_nothing_later() -> None:
+    param = torch.nn.Parameter(torch.ones(4, 16))
+    optimizer = GWT([{"params": [param], "role": Role.MATRIX}], lr=0.1, norm_growth_limit=1.01)
+    for grad in (torch.zeros(4, 16), torch.ones(4, 16)):
+        param.grad = grad
+        optimizer.step()
+
+    assert (param - 1).abs().min() > 1e-3

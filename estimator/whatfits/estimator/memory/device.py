@@ -40,9 +40,9 @@ rest. Assumed: the median."""
 
 LARGEST_BLOCK_OVERHEAD = Interval(0.0, 0.7, 1.4)
 """What segments add besides, per byte of the largest block a micro-batch allocates, in general the fp32 logits: their freed
-segments do not fit what comes after. Source: of 108 replays of 60M to 8B models at their smallest sufficient cap, 107 needed
-less than 8% of allocated + 1.4 blocks, 54% less than 3.5% + 0.7 blocks; the most was +43%. 26 caps found on an H100
-(benchmarks/gpu_recordings, `caps`) needed up to +39%, each within the same bounds."""
+segments do not fit what comes after. Source: 108 replays of 60M to 8B models at their smallest sufficient cap
+(benchmarks/segments.py): 96% need no more than 8% of allocated + 1.4 blocks, 55% no more than 3.5% + 0.7 blocks, the most is
++43%. 26 caps found on an H100 (benchmarks/gpu_recordings, `caps`) needed up to +39%, each within the same bounds."""
 
 FSDP_OVERHEAD = Interval(-0.03, 0.06, 0.20)
 """The same under FSDP, with the error of the gather and reduce columns. Source: torchtitan's Llama 3.1 8B runs on
