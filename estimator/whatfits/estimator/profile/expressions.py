@@ -26,6 +26,8 @@ kernels allocate for themselves, which may be piecewise and may be 0.
 | square_h, square_ad, square_i | square matrices, which DoRA makes of its inputs' sizes |
 
 `sum_...` depend on the GPU: its streaming multiprocessors may be given as symbols `sms` and `threads_per_sm`.
+
+In the profile of one config the dims are numbers, and what kernels allocate for themselves are calls (`formulas`).
 """
 
 from collections.abc import Callable, Mapping
@@ -35,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from whatfits.estimator.profile.formulas import evaluate_call, is_call, parse_call
 from whatfits.estimator.profile.scratch import (
     DEFAULT_SMS,
     DEFAULT_THREADS_PER_SM,
@@ -79,6 +82,20 @@ class SizeExpression:
             for c, monomial in self.terms
         )
 
+    @classmethod
+    def parse(cls, text: str) -> "SizeExpression":
+        """Inverse of `str`.
+
+        Raises:
+            ValueError: the text is no such form.
+        """
+        terms = []
+        for term in text.split(" + ") if text != "0" else ():
+            coefficient, *factors = term.split(" ")
+            powers = (factor.partition("^") for factor in factors)
+            terms.append((int(coefficient), tuple((x, int(e or 1)) for x, _, e in powers)))
+        return cls(tuple(terms))
+
     def to_json(self) -> list[Any]:
         """Plain lists for storage."""
         return [[c, [[x, e] for x, e in monomial]] for c, monomial in self.terms]
@@ -98,11 +115,15 @@ class _Derived(dict[str, Any]):
     """Computes a derived symbol at its first use."""
 
     def __missing__(self, name: str) -> Any:
-        value = _DERIVED[name](self)
+        value = self._call(name) if is_call(name) else _DERIVED[name](self)
         if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and not value.ndim):
             value = int(value)
         self[name] = value
         return value
+
+    def _call(self, symbol: str) -> Any:
+        name, arguments = parse_call(symbol)
+        return evaluate_call(name, self, [SizeExpression.parse(a).evaluate(self) for a in arguments])
 
 
 def _multiple(symbol: str, multiple: int) -> Callable[[_Derived], Any]:

@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from whatfits.estimator.profile.scratch import (
-    cudnn_backward_scratch,
-    efficient_backward_scratch,
-    flash_splits,
-)
-from whatfits.profiler.trace.memory_steps import Arguments, current_gpu, free, output, round_up, take
+from whatfits.estimator.profile.formulas import round_up
+from whatfits.profiler.trace.memory_steps import Arguments, free, output, scratch, take
 from whatfits.profiler.trace.storages import DeviceStep
 
 __all__ = [
@@ -36,8 +32,8 @@ def flash_forward(args: Arguments, _result: Any) -> list[DeviceStep]:
     batch, heads, seq_len, head_dim = args["query"].shape
     if args["dropout_p"]:
         return [output(0), output(1), take(16), output(7), output(6)]
-    rows = 4 * flash_splits(batch, heads, seq_len, head_dim, current_gpu().sms) * batch * heads * seq_len
-    split = [take(rows), take(rows * _padded_head(head_dim))]
+    size = (batch, heads, seq_len, head_dim)
+    split = [scratch("flash_splits", *size, 4), scratch("flash_splits", *size, 4 * _padded_head(head_dim))]
     return [output(0), output(1), *split, output(6), output(7), free(2), free(3)]
 
 
@@ -50,8 +46,11 @@ def flash_backward(args: Arguments, _result: Any) -> list[DeviceStep]:
     """
     query, key = args["query"], args["key"]
     batch, heads, seq_len, head_dim = query.shape
-    rows = 4 * batch * heads * round_up(seq_len, 128)
-    steps = [take(rows), take(rows * _padded_head(head_dim))]
+    rows = 4 * batch * heads
+    steps = [
+        scratch("padded", seq_len, 128, rows),
+        scratch("padded", seq_len, 128, rows * _padded_head(head_dim)),
+    ]
     if key.shape[1] != heads:
         steps += [take(query.element_size() * batch * key.shape[2] * heads * head_dim)] * 2
     return steps
@@ -78,7 +77,7 @@ def efficient_backward(args: Arguments, _result: Any) -> list[DeviceStep]:
     query = args["query"]
     batch, heads, seq_len, head_dim = query.shape
     delta = take(4 * batch * heads * seq_len)
-    workspace = take(efficient_backward_scratch(batch, heads, seq_len, head_dim, query.element_size()))
+    workspace = scratch("efficient", batch, heads, seq_len, head_dim, query.element_size())
     if query.element_size() == 2:
         return [delta, workspace, free(0), free(1)]
     product = take(4 * batch * heads * seq_len * args["value"].shape[-1])
@@ -94,7 +93,7 @@ def cudnn_forward(args: Arguments, _result: Any) -> list[DeviceStep]:
 def cudnn_backward(args: Arguments, _result: Any) -> list[DeviceStep]:
     query, key = args["query"], args["key"]
     batch, heads, seq_len, head_dim = query.shape
-    return [take(cudnn_backward_scratch(batch, heads, key.shape[1], seq_len, head_dim))]
+    return [scratch("cudnn", batch, heads, key.shape[1], seq_len, head_dim)]
 
 
 def safe_softmax(args: Arguments, result: Any) -> list[DeviceStep]:

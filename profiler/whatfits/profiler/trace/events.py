@@ -1,7 +1,7 @@
 """What a trace is made of: allocations, frees and marks, in the order the program issued them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Phase = Literal["forward", "loss", "backward", "end"]
 MarkKind = Literal["layer_enter", "layer_exit", "gradient_ready"]
@@ -9,7 +9,7 @@ MarkKind = Literal["layer_enter", "layer_exit", "gradient_ready"]
 
 @dataclass(slots=True)
 class Alloc:
-    """One new storage. `category` and `kept_as_gradient` are decided when the trace is complete."""
+    """One new storage. `category` is decided when the trace is complete; `formula` is the call that gives the bytes."""
 
     block: int
     nbytes: int
@@ -19,6 +19,7 @@ class Alloc:
     recompute: bool = False
     internal: bool = False
     category: str = ""
+    formula: tuple[Any, ...] = ()
 
 
 @dataclass(slots=True)

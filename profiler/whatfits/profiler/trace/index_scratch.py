@@ -4,19 +4,11 @@ from typing import Any
 
 import torch
 
-from whatfits.estimator.profile.scratch import (
-    UNSORTED_IDS,
-    partial_segments,
-    radix_sort_scratch,
-    scan_scratch,
-    unique_scratch,
-)
-from whatfits.profiler.trace.memory_steps import Arguments, current_gpu, free, output, round_up, take
+from whatfits.estimator.profile.formulas import LONG_SORT, round_up
+from whatfits.profiler.trace.memory_steps import Arguments, current_gpu, free, output, scratch, take
 from whatfits.profiler.trace.storages import DeviceStep
 
 __all__ = ["cumsum", "embedding_backward", "index", "index_put", "sort"]
-
-_SMALL_SORT = 4096
 
 
 def embedding_backward(args: Arguments, result: Any) -> list[DeviceStep]:
@@ -30,33 +22,30 @@ def embedding_backward(args: Arguments, result: Any) -> list[DeviceStep]:
     """
     ids, rows = args["indices"], args["num_weights"]
     count, size = ids.numel(), ids.element_size()
-    used = count > UNSORTED_IDS
-    each = take(size * count * used)
-    segments = min(count, rows)
-    per_segment = take(size * segments * used)
-    pieces = int(partial_segments(count, rows))
-    number = take(8 * used)
+    each = scratch("sorted", count, size)
+    per_segment = scratch("segments", count, rows, size)
+    number = scratch("sorted_once", count, 8)
     return [
         each,
         each,
         each,
-        take(radix_sort_scratch(count, size, size, capability=current_gpu().capability) * used),
+        scratch("sort_scratch", count, size, current_gpu().capability),
         free(3),
         free(2),
         output(0),
         each,
         number,
         each,
-        take(unique_scratch(count, size) * used),
+        scratch("unique_scratch", count, size),
         free(10),
         free(9),
         per_segment,
         per_segment,
-        take(scan_scratch(segments, size) * used),
+        scratch("segment_scratch", count, rows, size),
         free(15),
         number,
-        take(size * pieces * used),
-        take(4 * pieces * round_up(result.shape[1], 32) * used),
+        scratch("pieces", count, rows, size),
+        scratch("pieces", count, rows, 4 * round_up(result.shape[1], 32)),
     ]
 
 
@@ -73,9 +62,8 @@ def index_put(args: Arguments, _result: Any) -> list[DeviceStep]:
         return []
     count = given[0].numel()
     each = take(8 * count)
-    bits = max(1, (target.shape[0] - 1).bit_length())
-    scratch = take(radix_sort_scratch(count, 8, 8, bits, capability=current_gpu().capability))
-    return [each, each, free(0), each, each, each, scratch]
+    sort_scratch = scratch("index_sort", count, target.shape[0], current_gpu().capability)
+    return [each, each, free(0), each, each, each, sort_scratch]
 
 
 def cumsum(args: Arguments, result: Any) -> list[DeviceStep]:
@@ -86,7 +74,7 @@ def cumsum(args: Arguments, result: Any) -> list[DeviceStep]:
     count, size = result.numel(), result.element_size()
     cast = size * count if args["self"].dtype != result.dtype else 0
     flat = count == result.shape[args["dim"]]
-    return [output(0), take(cast), take(int(scan_scratch(count, size)) if flat else 0)]
+    return [output(0), take(cast), scratch("scan", count, size) if flat else take(0)]
 
 
 def sort(args: Arguments, result: Any) -> list[DeviceStep]:
@@ -98,14 +86,10 @@ def sort(args: Arguments, result: Any) -> list[DeviceStep]:
     dim = args["dim"] if values.ndim else 0
     count = values.shape[dim] if values.ndim else 1
     places = [output(0), output(1), take(8 * count)]
-    if count <= _SMALL_SORT:
-        return places
-    if values.numel() != count or values.element_size() not in (4, 8):
-        return []
-    return [
-        *places,
-        take(radix_sort_scratch(count, values.element_size(), 8, capability=current_gpu().capability)),
-    ]
+    by_cub = values.numel() == count and values.element_size() in (4, 8)
+    if not by_cub:
+        return places if count <= LONG_SORT else []
+    return [*places, scratch("row_sort", count, values.element_size(), current_gpu().capability, maybe=True)]
 
 
 def index(args: Arguments, _result: Any) -> list[DeviceStep]:

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from whatfits.estimator.profile.formulas import evaluate_call
 from whatfits.estimator.profile.scratch import DEFAULT_SMS, DEFAULT_THREADS_PER_SM
 from whatfits.profiler.trace.storages import DeviceStep
 
@@ -18,7 +19,7 @@ __all__ = [
     "free",
     "kernels_of",
     "output",
-    "round_up",
+    "scratch",
     "take",
 ]
 
@@ -56,11 +57,6 @@ def current_gpu() -> Gpu:
     return _gpu.get()
 
 
-def round_up(value: int, multiple: int) -> int:
-    """The next multiple that is not below a value."""
-    return -(-value // multiple) * multiple
-
-
 def output(number: int) -> DeviceStep:
     """The op's own output of this number is allocated."""
     return DeviceStep("output", number)
@@ -69,6 +65,13 @@ def output(number: int) -> DeviceStep:
 def take(nbytes: int) -> DeviceStep:
     """A temporary is allocated."""
     return DeviceStep("allocate", int(nbytes))
+
+
+def scratch(name: str, *arguments: int, maybe: bool = False) -> DeviceStep:
+    """A temporary is allocated whose bytes are a formula of the estimator's, of this GPU."""
+    gpu = current_gpu()
+    symbols = {"sms": gpu.sms, "threads_per_sm": gpu.threads_per_sm}
+    return DeviceStep("allocate", int(evaluate_call(name, symbols, arguments)), (name, *arguments), maybe)
 
 
 def free(step: int) -> DeviceStep:

@@ -39,14 +39,19 @@ def _tuples(value: Any) -> Any:  # Any: one JSON value
 
 
 def trace_to_json(trace: Trace) -> Json:
-    """Columns kind, block, nbytes and origin per part; nbytes and origin only of allocations and marks."""
+    """Columns kind, block, nbytes, origin and formula per part.
+
+    Bytes and formulas only of allocations, origins of marks too; a formula's place in the list, 0 for none.
+    """
     origins: dict[tuple[object, ...], int] = {}
+    formulas: dict[tuple[object, ...], int] = {(): 0}
 
     def columns(tokens: list[Token]) -> list[list[int]]:
         kinds: list[int] = []
         blocks: list[int] = []
         sizes: list[int] = []
         sources: list[int] = []
+        calls: list[int] = []
         for token in tokens:
             blocks.append(token.block)
             if isinstance(token, Free):
@@ -55,6 +60,7 @@ def trace_to_json(trace: Trace) -> Json:
             if isinstance(token, Alloc):
                 kinds.append(_ALLOC)
                 sizes.append(token.nbytes)
+                calls.append(formulas.setdefault(token.formula, len(formulas)))
                 origin: tuple[object, ...] = (
                     token.op, token.module, token.phase, token.recompute, token.internal, token.category,
                 )  # fmt: skip
@@ -62,12 +68,13 @@ def trace_to_json(trace: Trace) -> Json:
                 kinds.append(_MARK)
                 origin = (token.kind, token.name)
             sources.append(origins.setdefault(origin, len(origins)))
-        return [kinds, blocks, sizes, sources]
+        return [kinds, blocks, sizes, sources, calls]
 
     parts = {name: columns(tokens) for name, tokens in trace.parts.items()}
     return {
         "parts": parts,
         "origins": [list(origin) for origin in origins],
+        "formulas": [list(formula) for formula in formulas],
         "parameters": [list(x) for x in trace.parameters],
         "buffers": [list(x) for x in trace.buffers],
     }
@@ -75,17 +82,19 @@ def trace_to_json(trace: Trace) -> Json:
 
 def trace_from_json(data: Json) -> Trace:
     """Inverse of `trace_to_json`."""
-    origins = data["origins"]
+    origins, formulas = data["origins"], [tuple(formula) for formula in data["formulas"]]
     return Trace(
-        parts={name: _tokens(columns, origins) for name, columns in data["parts"].items()},
+        parts={name: _tokens(columns, origins, formulas) for name, columns in data["parts"].items()},
         parameters=tuple((n, tuple(shape), size, role, t) for n, shape, size, role, t in data["parameters"]),
         buffers=tuple((name, nbytes) for name, nbytes in data["buffers"]),
     )
 
 
-def _tokens(columns: list[list[int]], origins: list[list[Any]]) -> list[Token]:
-    kinds, blocks, sizes, sources = columns
-    size, source = iter(sizes), iter(sources)
+def _tokens(
+    columns: list[list[int]], origins: list[list[Any]], formulas: list[tuple[Any, ...]]
+) -> list[Token]:
+    kinds, blocks, sizes, sources, calls = columns
+    size, source, call = iter(sizes), iter(sources), iter(calls)
     tokens: list[Token] = []
     for kind, block in zip(kinds, blocks, strict=True):
         if kind == _FREE:
@@ -98,7 +107,7 @@ def _tokens(columns: list[list[int]], origins: list[list[Any]]) -> list[Token]:
             tokens.append(
                 Alloc(
                     block, next(size), op, module, phase,
-                    recompute=recompute, internal=internal, category=category,
+                    recompute=recompute, internal=internal, category=category, formula=formulas[next(call)],
                 )
             )  # fmt: skip
     return tokens

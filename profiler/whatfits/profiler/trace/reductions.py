@@ -9,27 +9,13 @@ from functools import cmp_to_key, partial
 
 import torch
 
-from whatfits.estimator.profile.scratch import (
-    DEFAULT_SMS,
-    DEFAULT_THREADS_PER_SM,
-    output_vector,
-    reduction_scratch,
-)
-
-__all__ = ["reduction_staging"]
-
-_LONG_ROW = 128
-"""Values above which a full reduction loads four at a time."""
+__all__ = ["reduction_of"]
 
 
-def reduction_staging(
-    tensor: torch.Tensor,
-    dims: Sequence[int],
-    accumulator_bytes: int,
-    sms: int = DEFAULT_SMS,
-    threads_per_sm: int = DEFAULT_THREADS_PER_SM,
-) -> tuple[tuple[int, int], bool]:
-    """Bytes of staging and semaphores, and whether the sum runs over all dims but the last.
+def reduction_of(
+    tensor: torch.Tensor, dims: Sequence[int], accumulator_bytes: int
+) -> tuple[tuple[int, ...], bool]:
+    """Arguments of the formulas `staging` and `semaphores`, and whether the sum runs over all dims but the last.
 
     Assumes: fewer than 2**31 elements.
     """
@@ -40,23 +26,13 @@ def reduction_staging(
     num_reduced = sum(reduced)
     fastest = num_reduced == len(sizes) or (num_reduced > 0 and strides[0] < strides[num_reduced])
     over_rows = not fastest and num_reduced == 1 and len(sizes) == 2
-    vector, loads = 1, 1
-    if sizes and fastest and len(sizes) == 1 and inputs > _LONG_ROW and strides[0] == 1:
-        loads = 4
-    elif sizes and not fastest and strides[num_reduced] == 1:
+    flat, multiples = False, ()
+    if sizes and fastest:
+        flat = len(sizes) == 1 and strides[0] == 1
+    elif sizes and strides[num_reduced] == 1:
         others = [s for j, s in enumerate(strides) if j != num_reduced]
-        vector = int(output_vector(sizes[num_reduced], *others))
-    staging, semaphores = reduction_scratch(
-        outputs,
-        inputs,
-        fastest=fastest,
-        vector=vector,
-        loads=loads,
-        accumulator_bytes=accumulator_bytes,
-        sms=sms,
-        threads_per_sm=threads_per_sm,
-    )
-    return (int(staging), int(semaphores)), over_rows
+        multiples = (sizes[num_reduced], *others)
+    return (outputs, inputs, int(fastest), int(flat), accumulator_bytes, *multiples), over_rows
 
 
 def _iterated(tensor: torch.Tensor, dims: set[int]) -> tuple[list[int], list[int], list[bool]]:

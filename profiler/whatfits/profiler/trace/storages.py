@@ -27,10 +27,14 @@ class DeviceStep:
 
     allocate: a hidden temporary of `value` bytes, none if 0. free: the temporary allocated by the step at index `value`.
     output: the op's `value`-th output tensor, None counted too. absent: the device does not allocate that output.
+    formula: the call whose value a temporary's bytes are, where they are no product of sizes. maybe: whether there is
+    such a temporary at other sizes only.
     """
 
     kind: Literal["allocate", "free", "output", "absent"]
     value: int
+    formula: tuple[Any, ...] = ()
+    maybe: bool = False
 
 
 Temporaries = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Sequence[DeviceStep]]
@@ -72,6 +76,8 @@ class StorageRecorder(TorchDispatchMode):
         self.phase: Phase = "forward"
         self.keep_empty = False
         """Whether temporaries of 0 bytes are tokens too, so that traces of any sizes have the same tokens."""
+        self.keep_possible = False
+        """Whether those that there are at other sizes only are tokens as well."""
         self.tokens: list[Token] = []
         self.producer: dict[int, NodeIdentity | None] = {}
         self._live: dict[int, tuple[int, weakref.ref[Any]]] = {}
@@ -148,8 +154,8 @@ class StorageRecorder(TorchDispatchMode):
                 self.ignore(outputs[step.value])
             elif step.kind == "free":
                 self._free_temporary(temporaries.pop(step.value, None))
-            elif step.value or self.keep_empty:
-                temporaries[index] = self._new_block(step.value, op, internal=True)
+            elif step.value or (self.keep_possible if step.maybe else self.keep_empty):
+                temporaries[index] = self._new_block(step.value, op, internal=True, formula=step.formula)
         for block in reversed(temporaries.values()):
             self._free_temporary(block)
 
@@ -182,12 +188,19 @@ class StorageRecorder(TorchDispatchMode):
 
         self._live[key] = (block, weakref.ref(storage, freed))
 
-    def _new_block(self, nbytes: int, op: str, *, internal: bool) -> int:
+    def _new_block(self, nbytes: int, op: str, *, internal: bool, formula: tuple[Any, ...] = ()) -> int:
         block, self._next_block = self._next_block, self._next_block + 1
         recompute = self.phase == "backward" and torch.is_grad_enabled()
         self.tokens.append(
             Alloc(
-                block, nbytes, op, self._current_module(), self.phase, recompute=recompute, internal=internal
+                block,
+                nbytes,
+                op,
+                self._current_module(),
+                self.phase,
+                recompute=recompute,
+                internal=internal,
+                formula=formula,
             )
         )
         return block

@@ -42,8 +42,8 @@ from whatfits.profiler.trace.attention_scratch import (
     softmax_backward,
 )
 from whatfits.profiler.trace.index_scratch import cumsum, embedding_backward, index, index_put, sort
-from whatfits.profiler.trace.memory_steps import Arguments, Rule, current_gpu, output, take
-from whatfits.profiler.trace.reductions import reduction_staging
+from whatfits.profiler.trace.memory_steps import Arguments, Rule, output, scratch, take
+from whatfits.profiler.trace.reductions import reduction_of
 from whatfits.profiler.trace.storages import DeviceStep
 
 __all__ = ["device_steps"]
@@ -85,10 +85,8 @@ def _reduction(accumulator: Callable[[torch.Tensor], int]) -> Rule:
         if not tensor.ndim or not tensor.numel():
             return []
         chosen = [dims] if isinstance(dims, int) else dims or range(tensor.ndim)
-        (staging, semaphores), over_rows = reduction_staging(
-            tensor, chosen, accumulator(tensor), current_gpu().sms, current_gpu().threads_per_sm
-        )
-        return [take(staging), take(semaphores)] if staging or over_rows else []
+        arguments, over_rows = reduction_of(tensor, chosen, accumulator(tensor))
+        return [scratch(name, *arguments, maybe=not over_rows) for name in ("staging", "semaphores")]
 
     return rule
 
