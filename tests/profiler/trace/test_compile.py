@@ -83,7 +83,7 @@ def heterogeneous_trace(num_layers: int) -> Trace:
     for layer in list(model.get_submodule("model.layers").children())[::2]:
         layer.mlp = DoubledMlp(layer.mlp)  # type: ignore[arg-type]
     parts = MicroBatchTracer(model).micro_batch(DIMS["b"], DIMS["s"])
-    assign_categories(parts)
+    assign_categories(parts, "lm_head")
     return Trace(parts=parts, parameters=(), buffers=())
 
 

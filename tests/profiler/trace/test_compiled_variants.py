@@ -4,7 +4,7 @@ import pytest
 
 from whatfits.estimator.profile import build_table
 from whatfits.estimator.profile.program import EventProgram
-from whatfits.profiler.trace.classes import held_out_points, structure_class
+from whatfits.profiler.trace.classes import structure_class
 from whatfits.profiler.trace.compile import compile_program
 from whatfits.profiler.trace.options import AdapterOptions, StepOptions
 from whatfits.profiler.trace.training_step import trace_micro_batch
@@ -29,13 +29,11 @@ from whatfits.profiler.trace.verify import compare_with_trace
 def test_a_compiled_class_equals_direct_traces(options: StepOptions, sequence: str) -> None:
     structure = structure_class(options, micro_batch="many", kv_heads="grouped", sequence=sequence)
 
-    program = compile_program(
-        structure.key, structure.points, structure.symbols, {}, lambda dims: trace_micro_batch(dims, options)
-    )
+    program = compile_program(structure, {}, lambda dims: trace_micro_batch(dims, options))
 
     program = EventProgram.from_json(program.to_json())
     table = build_table(program)
-    dims = held_out_points(structure)[0]
+    dims = structure.held_out[0]
     assert compare_with_trace(program, table, trace_micro_batch(dims, options), dims).exact
     if options.checkpointing == "every_2":
         with pytest.raises(

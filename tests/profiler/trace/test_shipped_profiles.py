@@ -12,7 +12,7 @@ import pytest
 from whatfits.estimator.profile import DEFAULT_STACK, build_table, load_program, load_table
 from whatfits.estimator.profile.store import shipped_classes, shipped_stacks
 from whatfits.profiler.trace.child_process import TraceChild
-from whatfits.profiler.trace.classes import CUDNN_FIRST, class_at, held_out_points, shipped_structures
+from whatfits.profiler.trace.classes import CUDNN_FIRST, class_at, shipped_structures
 from whatfits.profiler.trace.compile import compile_program
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
@@ -119,10 +119,10 @@ def test_fresh_compilation_equals_the_shipped_files_and_a_direct_trace(options: 
     structure = class_at(chosen, {**DIMS, "s": 128})
     trace = partial(trace_micro_batch, options=chosen)
 
-    program = compile_program(structure.key, structure.points, structure.symbols, running_stack(), trace)
+    program = compile_program(structure, running_stack(), trace)
 
     assert program.to_json() == load_program(structure.key).to_json()
     table = build_table(program)
     assert table.to_json() == load_table(structure.key).to_json()
-    dims = held_out_points(structure)[0]
+    dims = structure.held_out[0]
     assert compare_with_trace(program, table, trace(dims), dims).exact

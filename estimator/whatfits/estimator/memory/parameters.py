@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whatfits.estimator.memory.optimizers import ParameterRole, ParameterTensor
-from whatfits.estimator.profile import ParameterTemplate
+from whatfits.estimator.profile import ParameterTemplate, with_derived_symbols
 from whatfits.estimator.units import round_allocation
 
 __all__ = ["HeldParameter", "build_parameters", "freeze_all_but", "parameter_bytes", "shard_parameters"]
@@ -29,7 +29,8 @@ def build_parameters(
     """All parameters in module order: what stands before the layers, each layer's, what stands after."""
     first = next((j for j, t in enumerate(templates) if t.per_layer), len(templates))
     last = next((j for j in range(len(templates), 0, -1) if templates[j - 1].per_layer), first)
-    shapes = [tuple(int(e.evaluate(dims)) for e in t.shape) for t in templates]
+    symbols = with_derived_symbols(dims)
+    shapes = [tuple(int(e.evaluate(symbols)) for e in t.shape) for t in templates]
 
     def tensor(j: int, layer: int | None = None) -> HeldParameter:
         template = templates[j]

@@ -147,7 +147,7 @@ def _view(table: CountTable, num_layers: int, gradients: Gradients, kept_share: 
 def row_region(table: CountTable, row: int) -> int:
     """Where a row lies: 0 outside the layers, 1 in a layer's forward, 2 in its backward."""
     label = table.labels[table.row_label[row]]
-    if "layers." not in label.module:
+    if "*" not in label.module:
         return 0
     return 2 if label.phase == "backward" else 1
 

@@ -1,5 +1,6 @@
 """Compiled traces: the event program of a structure class and the count table derived from it."""
 
+from whatfits.estimator.profile.config_text import canonical_config, config_id
 from whatfits.estimator.profile.expand import ExpandedEvents, expand, expand_structure
 from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
 from whatfits.estimator.profile.missing import MissingProfileError, trace_command
@@ -19,6 +20,8 @@ __all__ = [
     "SizeExpression",
     "Token",
     "build_table",
+    "canonical_config",
+    "config_id",
     "expand",
     "expand_structure",
     "load_program",

@@ -36,7 +36,7 @@ LONG_SORT = 4096
 """Values of a row above which cub sorts it."""
 
 
-def round_up(value: Any, multiple: Any) -> Any:
+def round_up(value: Any, multiple: int) -> Any:
     """The next multiple that is not below a value."""
     return -(-value // multiple) * multiple
 

@@ -92,7 +92,7 @@ class ProfileKey:
     micro_batch: str
     """one | many"""
     kv_heads: str
-    """one | grouped | full"""
+    """one | grouped | full; any of a config"""
     tied: bool
     mask: str = "none"
     """none | ones | padded | packed"""
@@ -100,9 +100,12 @@ class ProfileKey:
     adapter: str = "none"
     """none, or method and targets, such as `lora:k_proj,q_proj`"""
     sequence: str = "eights"
-    """eights | other: whether the sequence length is a multiple of 8, to which kernels pad a mask's rows"""
+    """eights | other: whether the sequence length is a multiple of 8, to which kernels pad a mask's rows; of a config
+    whose attention has windows also `_above_<the largest that is shorter>`"""
     first_kernel: str = "flash"
     """flash | cudnn: which of the two SDPA tries first on the device"""
+    config: str = ""
+    """Name of the config (`config_id`) where all dims are numbers, with depth and all; else the class has any dims"""
 
     @property
     def slug(self) -> str:
@@ -111,12 +114,13 @@ class ProfileKey:
         return "-".join(
             [
                 self.architecture.lower(),
+                *([self.config] if self.config else []),
                 self.precision,
                 self.attention,
                 f"ckpt_{self.checkpointing}",
                 f"loss_{self.loss}",
                 f"mb_{self.micro_batch}",
-                f"kv_{self.kv_heads}",
+                *([] if self.config else [f"kv_{self.kv_heads}"]),
                 tied,
                 *([f"mask_{self.mask}"] if self.mask != "none" else []),
                 *(["dropout"] if self.dropout else []),
@@ -147,14 +151,18 @@ class ProfileHead:
     parameters: tuple[ParameterTemplate, ...]
     buffers: tuple[tuple[str, SizeExpression], ...]
     period: int = 1
-    """Layers after which the pattern of layers repeats; the depth grows by whole periods."""
+    """Layers after which the pattern of layers repeats; the depth grows by whole periods. 0: there is one depth alone."""
 
     def num_periods(self, num_layers: int, first_layers: int) -> int:
         """Periods between two depths.
 
         Raises:
-            ValueError: the depth is below the first, or not a whole number of periods above it.
+            ValueError: the depth is below the first, not a whole number of periods above it, or not the only one.
         """
+        if not self.period:
+            if num_layers != first_layers:
+                raise ValueError(f"num_layers {num_layers} is not the {first_layers} this profile is of")
+            return 0
         periods, rest = divmod(num_layers - first_layers, self.period)
         if periods < 0:
             raise ValueError(f"num_layers {num_layers} is below the {first_layers} this profile starts at")
@@ -176,7 +184,11 @@ class ProfileHead:
         """Plain data for storage, of these fields."""
         return {
             "format": FORMAT,
-            "key": {name: getattr(self.key, name) for name in ProfileKey.__slots__},
+            "key": {
+                name: getattr(self.key, name)
+                for name in ProfileKey.__slots__
+                if name != "config" or self.key.config
+            },
             "stack": self.stack,
             "sizes": [e.to_json() for e in self.sizes],
             "labels": [[x.op, x.module, x.phase, x.category] for x in self.labels],

@@ -116,7 +116,7 @@ def reduction_scratch(
     *,
     fastest: bool = False,
     vector: Any = 1,
-    loads: int = 1,
+    loads: Any = 1,
     accumulator_bytes: int = 4,
     sms: Any = DEFAULT_SMS,
     threads_per_sm: Any = DEFAULT_THREADS_PER_SM,

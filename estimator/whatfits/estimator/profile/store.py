@@ -154,7 +154,7 @@ def _find(key: ProfileKey, stack: Mapping[str, str] | None, kind: str) -> tuple[
 
 def _file_in(folder: Any, key: ProfileKey, kind: str) -> Any:
     """The file of a class in a folder, or of the one for multiples of 8 if that answers for all."""
-    for candidate in dict.fromkeys((key, replace(key, sequence="eights"))):
+    for candidate in dict.fromkeys((key, replace(key, sequence=key.sequence.replace("other", "eights")))):
         path = folder / f"{candidate.slug}.{kind}.json.gz"
         if path.is_file():
             return path
@@ -187,12 +187,12 @@ def save_class(programs: Sequence[EventProgram], folder: Path) -> list[CountTabl
     The other lengths' files come first, and go first, so that the files present are never taken to answer for more
     than they do.
     """
-    others = [program for program in programs if program.key.sequence == "other"]
-    (eights,) = (program for program in programs if program.key.sequence == "eights")
+    others = [program for program in programs if program.key.sequence.startswith("other")]
+    (eights,) = (program for program in programs if program.key.sequence.startswith("eights"))
     tables = [save_profile(program, folder) for program in (*others, eights)]
     if not others:
         for kind in ("table", "program"):
-            slug = replace(eights.key, sequence="other").slug
+            slug = replace(eights.key, sequence=eights.key.sequence.replace("eights", "other")).slug
             (folder / f"{slug}.{kind}.json.gz").unlink(missing_ok=True)
     return tables
 

@@ -5,6 +5,7 @@ the number of layers. Rows come from the event program's prefix, its body's firs
 in between, counts are linear in the repetition, so no other repetition can be the maximum for non-negative sizes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +27,8 @@ __all__ = ["COLUMN_KINDS", "CountTable", "build_table"]
 COLUMN_KINDS = ("activations", "logits_and_loss", "temporaries", "gradients_pending", "gradients_kept")
 """A gradient is pending from its allocation until it is complete, kept from then on."""
 
+_GROUPS = 1_000_000
+"""More than there are parameters."""
 _PENDING, _KEPT = COLUMN_KINDS.index("gradients_pending"), COLUMN_KINDS.index("gradients_kept")
 
 
@@ -129,26 +132,27 @@ def build_table(program: EventProgram) -> CountTable:
     """
     period = program.period
     first = program.base_layers + period
-    depths = [first, first + period, first + 2 * period]
-    live = [_live_counts(program, expand_structure(program, depth)) for depth in depths]
-    rows = [_row_positions(program, repeats) for repeats in (1, 2, 3)]
-    kind = expand_structure(program, first).kind[rows[0]]
+    depths = [first + j * period for j in range(3 if period else 1)]
+    expanded = [expand_structure(program, depth) for depth in depths]
+    positions = [_row_positions(program, j + 1) for j in range(len(depths))]
+    rows = _rows_that_may_peak(program, expanded[0], positions[0])
+    kind = expanded[0].kind[positions[0][rows]]
     # A parameter is updated while its gradient is still pending: its row counts what was live just before.
     before = (kind == Token.GRADIENT_READY).astype(np.int64)
-    at = [counts[positions - before] for counts, positions in zip(live, rows, strict=True)]
-    slope = at[1] - at[0]
-    if not (at[2] - at[1] == slope).all():
-        raise ValueError(f"live counts of {program.key.slug} are not affine in depth")
-    events = expand_structure(program, first)
-    parameter = np.where(kind == Token.GRADIENT_READY, events.label[rows[0]], -1)
-    row_label = _label_of_rows(events, rows[0])
-    keep = (kind == Token.ALLOC) | (parameter >= 0)
-    chosen = np.flatnonzero(keep)
-    group = np.array([_region(program.labels[j]) for j in row_label[chosen]], dtype=np.int64)
-    kept = chosen[_undominated(at[0][chosen], slope[chosen], group * 1000 + parameter[chosen])]
-    steps = [
-        counts[expand_structure(program, d).part_ends[1] - 1] for counts, d in zip(live, depths, strict=True)
+    at = [
+        _live_counts(program, events, [*(places[rows] - before), events.part_ends[1] - 1])
+        for events, places in zip(expanded, positions, strict=True)
     ]
+    slope = at[1] - at[0] if period else np.zeros_like(at[0])
+    if period and not (at[2] - at[1] == slope).all():
+        raise ValueError(f"live counts of {program.key.slug} are not affine in depth")
+    chosen = positions[0][rows]
+    parameter = np.where(kind == Token.GRADIENT_READY, expanded[0].label[chosen], -1)
+    if not period:
+        parameter = _first_alike(program)[parameter]
+    row_label = _label_of_rows(expanded[0], chosen)
+    group = np.array([_region(program.labels[j]) for j in row_label], dtype=np.int64)
+    kept = _undominated(at[0][:-1], slope[:-1], group * _GROUPS + parameter)
     return CountTable(
         key=program.key,
         stack=program.stack,
@@ -162,35 +166,64 @@ def build_table(program: EventProgram) -> CountTable:
         slope=slope[kept],
         row_label=row_label[kept],
         row_parameter=parameter[kept],
-        step_base=steps[0],
-        step_slope=steps[1] - steps[0],
+        step_base=at[0][-1],
+        step_slope=slope[-1],
     )
+
+
+def _rows_that_may_peak(program: EventProgram, events: ExpandedEvents, positions: IntArray) -> IntArray:
+    """Rows at a complete gradient, and at allocations that no other of the same region follows at once."""
+    kind = events.kind[positions]
+    is_alloc = kind == Token.ALLOC
+    region = np.array([_region(label) for label in program.labels], dtype=np.int64)
+    of_row = np.where(is_alloc, region[np.where(is_alloc, events.label[positions], 0)], -1)
+    follows = np.append((positions[1:] == positions[:-1] + 1) & (of_row[1:] == of_row[:-1]), False)
+    result: IntArray = np.flatnonzero((is_alloc & ~follows) | (kind == Token.GRADIENT_READY))
+    return result
+
+
+def _first_alike(program: EventProgram) -> IntArray:
+    """For each parameter the first that an optimizer treats alike, and -1 for none."""
+    first: dict[object, int] = {}
+    alike = [
+        first.setdefault((p.shape, p.role, p.element_bytes, p.trainable), j)
+        for j, p in enumerate(program.parameters)
+    ]
+    return np.array([*alike, -1], dtype=np.int64)
 
 
 def _region(label: Label) -> int:
     """Parts of a step that a placement may add different constants to; a row is only pruned by rows of its own part."""
-    return 2 * ("layers." in label.module) + (label.phase == "backward")
+    return 2 * ("*" in label.module) + (label.phase == "backward")
 
 
-def _live_counts(program: EventProgram, events: ExpandedEvents) -> IntArray:
-    """(events, kinds, sizes): blocks live after each event."""
-    delta = np.zeros((len(events.kind), len(COLUMN_KINDS), len(program.sizes)), dtype=np.int64)
+def _live_counts(program: EventProgram, events: ExpandedEvents, positions: Sequence[int]) -> IntArray:
+    """(positions, kinds, sizes): blocks live after the events at some positions."""
+    live = np.zeros((len(COLUMN_KINDS), len(program.sizes)), dtype=np.int64)
+    counts = np.zeros((len(positions), *live.shape), dtype=np.int64)
+    wanted: dict[int, list[int]] = {}
+    for row, position in enumerate(positions):
+        wanted.setdefault(int(position), []).append(row)
     category = [
         COLUMN_KINDS.index(x.category) if x.category != "gradients" else _PENDING for x in program.labels
     ]
     current: dict[int, int] = {}
-    for j, (kind, block, size) in enumerate(zip(events.kind, events.block, events.size_index, strict=True)):
+    tokens = zip(
+        *(x.tolist() for x in (events.kind, events.block, events.size_index, events.label)), strict=True
+    )
+    for j, (kind, block, size, label) in enumerate(tokens):
         if kind == Token.ALLOC:
-            current[block] = category[events.label[j]]
-            delta[j, current[block], size] += 1
+            current[block] = category[label]
+            live[current[block], size] += 1
         elif kind == Token.FREE:
-            delta[j, current.pop(block), size] -= 1
+            live[current.pop(block), size] -= 1
         elif kind == Token.GRADIENT_READY and block >= 0 and current[block] == _PENDING:
-            delta[j, _PENDING, size] -= 1
-            delta[j, _KEPT, size] += 1
+            live[_PENDING, size] -= 1
+            live[_KEPT, size] += 1
             current[block] = _KEPT
-    result: IntArray = delta.cumsum(axis=0)
-    return result
+        for row in wanted.get(j, ()):
+            counts[row] = live
+    return counts
 
 
 def _row_positions(program: EventProgram, repeats: int) -> IntArray:

@@ -17,7 +17,7 @@ from whatfits.profiler.trace.classes import shipped_structures, with_sequence
 from whatfits.profiler.trace.compile import StructureError, compile_program
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.events import Trace
-from whatfits.profiler.trace.model import build_model, traced_parameters
+from whatfits.profiler.trace.model import build_model, head_name, traced_parameters
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.sizes import SizeFitError
 from whatfits.profiler.trace.stack import running_stack
@@ -40,7 +40,7 @@ def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
     structure = with_sequence(next(s for s in shipped_structures() if s.key == eights), key.sequence)
     trace = partial(trace_micro_batch, options=structure.options)
     try:
-        program = compile_program(key, structure.points, structure.symbols, running_stack(), trace)
+        program = compile_program(structure, running_stack(), trace)
     except (StructureError, SizeFitError) as error:
         return LocalProgram(program=trace_here(key, dims, on_cpu=False), fallback=str(error)[:1000])
     return LocalProgram(program=program)
@@ -52,7 +52,7 @@ def trace_here(key: ProfileKey, dims: Dims, *, on_cpu: bool) -> EventProgram:
     model = build_model(dims, options)
     tracer = (CpuKernelTracer if on_cpu else MicroBatchTracer)(model)
     parts = tracer.micro_batch(dims["b"], dims["s"])
-    assign_categories(parts)
+    assign_categories(parts, head_name(model))
     trace = Trace(
         parts=parts,
         parameters=traced_parameters(model),

@@ -21,7 +21,7 @@ _ONE_PASS_HEAD = 128
 
 
 def _padded_head(head_dim: int) -> int:
-    return round_up(head_dim, 32 if head_dim <= 128 else 64)
+    return int(round_up(head_dim, 32 if head_dim <= 128 else 64))
 
 
 def flash_forward(args: Arguments, _result: Any) -> list[DeviceStep]:

@@ -15,6 +15,12 @@ Each line of standard input is a request, one JSON object; it is answered with o
 
     {"trace": {"parts": {...}, "origins": [...], "parameters": [...], "buffers": [...]}}      as in `protocol`
 
+or asks what a config is:
+
+    {"describe": {"config": "{...}", "architecture": ""}}
+
+    {"facts": {"architecture": "GPT2LMHeadModel", "num_layers": 12, ...}}                    as in `config_facts`
+
 `options` are the fields of `StepOptions`, those left out at their defaults (`adapter` holds those of
 `AdapterOptions`); a point holds the `Dims`. What goes wrong is a line too, in place of any of these:
 
@@ -66,6 +72,9 @@ def answer_request(line: str) -> Iterator[Json]:
 
     try:
         request = json.loads(line)
+        if "describe" in request:
+            yield _facts(**request["describe"])
+            return
         options = options_from_json(request.get("options", {}))
         points = [{str(name): int(value) for name, value in point.items()} for point in request["points"]]
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -77,6 +86,15 @@ def answer_request(line: str) -> Iterator[Json]:
         except Exception as error:  # noqa: BLE001  (whatever the traced code raises is the answer)
             missing = isinstance(error, ModuleNotFoundError) and error.name is not None
             yield {"error": {"kind": "missing_package" if missing else "trace_failed", **_describe(error)}}
+
+
+def _facts(config: str, architecture: str = "") -> Json:
+    from whatfits.profiler.trace.configs import describe  # noqa: PLC0415  (as above)
+
+    try:
+        return {"facts": describe(config, architecture).to_json()}
+    except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
+        return {"error": {"kind": "trace_failed", **_describe(error)}}
 
 
 def _trouble() -> Json | None:

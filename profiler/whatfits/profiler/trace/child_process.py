@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.protocol import options_to_json, trace_from_json
@@ -130,7 +131,18 @@ class TraceChild:
         Raises:
             TraceError: as the module's docstring says.
         """
-        request = {"options": options_to_json(options), "points": [dims]}
+        return trace_from_json(self._ask({"options": options_to_json(options), "points": [dims]})["trace"])
+
+    def describe(self, config: str, architecture: str = "") -> ConfigFacts:
+        """What a config's model is, by building it.
+
+        Raises:
+            TraceError: as the module's docstring says.
+        """
+        request = {"describe": {"config": config, "architecture": architecture}}
+        return ConfigFacts.from_json(self._ask(request)["facts"])
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -138,7 +150,7 @@ class TraceChild:
             stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
-        return trace_from_json(self._receive()["trace"])
+        return self._receive()
 
     def close(self) -> None:
         """Kill the child with its whole process group; it has nothing to save."""

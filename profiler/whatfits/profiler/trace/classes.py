@@ -11,12 +11,21 @@ from itertools import product
 
 from whatfits.estimator.profile import ProfileKey
 from whatfits.estimator.profile.expressions import CLASS_SYMBOLS
-from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions, checkpointing_period
+from whatfits.profiler.trace.config_facts import ConfigFacts
+from whatfits.profiler.trace.options import (
+    BASE_LAYERS,
+    NUM_DEPTHS,
+    AdapterOptions,
+    Dims,
+    StepOptions,
+    checkpointing_period,
+)
+from whatfits.profiler.trace.sizes import ConfigSizeFitter, Fitter, SizeFitter
 
 __all__ = [
     "StructureClass",
     "class_at",
-    "held_out_points",
+    "key_of",
     "shipped_structures",
     "structure_class",
     "with_sequence",
@@ -67,6 +76,18 @@ class StructureClass:
     options: StepOptions
     points: tuple[Dims, ...]
     symbols: tuple[str, ...]
+    depths: tuple[int, ...]
+    """Layers of the traces: four, a period apart, of which sizes are fitted at the second; or a single one."""
+    facts: ConfigFacts | None = None
+    """Of the config whose model alone the class is about; none for a class of an architecture."""
+    held_out: tuple[Dims, ...] = ()
+    """Points no size is fitted at."""
+
+    def make_fitter(self) -> Fitter:
+        """What finds the sizes' expressions at the points."""
+        if self.options.config:
+            return ConfigSizeFitter(self.points, self.symbols)
+        return SizeFitter(self.points, self.symbols)
 
 
 def structure_class(
@@ -80,7 +101,28 @@ def structure_class(
         kv_heads: one | grouped | full.
         sequence: eights | other, for lengths that are a multiple of 8 or not.
     """
-    key = ProfileKey(
+    key = key_of(options, micro_batch=micro_batch, kv_heads=kv_heads, sequence=sequence)
+    dropped = {"b"} if micro_batch == "one" else set()
+    if kv_heads != "grouped":
+        dropped.add("k")
+    if options.adapter is None:
+        dropped.add("r")
+    period = checkpointing_period(options.checkpointing)
+    first = -(-BASE_LAYERS // period) * period
+    own = [*CLASS_SYMBOLS.get(options.loss, ()), *CLASS_SYMBOLS.get(key.adapter.partition(":")[0], ())]
+    return StructureClass(
+        key=key,
+        options=options,
+        points=tuple(_point(row, micro_batch, kv_heads, sequence) for row in _POINTS),
+        symbols=tuple(x for x in (*"bshiakdVr", *own) if x not in dropped),
+        depths=tuple(first + j * period for j in range(NUM_DEPTHS)),
+        held_out=_held_out(options, micro_batch, kv_heads, sequence),
+    )
+
+
+def key_of(options: StepOptions, *, micro_batch: str, kv_heads: str, sequence: str = "eights") -> ProfileKey:
+    """Name of a class."""
+    return ProfileKey(
         architecture=options.architecture,
         precision=options.precision,
         attention=options.attention,
@@ -94,18 +136,6 @@ def structure_class(
         adapter=_name_adapter(options.adapter),
         sequence=sequence,
         first_kernel=_first_kernel(options),
-    )
-    dropped = {"b"} if micro_batch == "one" else set()
-    if kv_heads != "grouped":
-        dropped.add("k")
-    if options.adapter is None:
-        dropped.add("r")
-    own = [*CLASS_SYMBOLS.get(options.loss, ()), *CLASS_SYMBOLS.get(key.adapter.partition(":")[0], ())]
-    return StructureClass(
-        key=key,
-        options=options,
-        points=tuple(_point(row, micro_batch, kv_heads, sequence) for row in _POINTS),
-        symbols=tuple(x for x in (*"bshiakdVr", *own) if x not in dropped),
     )
 
 
@@ -162,15 +192,14 @@ def _computations() -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
         yield "LlamaForCausalLM", precision, "eager", FLASH_FIRST
 
 
-def held_out_points(structure: StructureClass) -> list[Dims]:
-    """Points no size was fitted at."""
-    k = {"one": 1, "grouped": 4, "full": 8}[structure.key.kv_heads]
-    period = checkpointing_period(structure.options.checkpointing)
-    return [
+def _held_out(options: StepOptions, micro_batch: str, kv_heads: str, sequence: str) -> tuple[Dims, ...]:
+    k = {"one": 1, "grouped": 4, "full": 8}[kv_heads]
+    period = checkpointing_period(options.checkpointing)
+    return tuple(
         {
             "L": -(-L // period) * period,
-            "b": 1 if structure.key.micro_batch == "one" else b,
-            "s": eights if structure.key.sequence == "eights" else other,
+            "b": 1 if micro_batch == "one" else b,
+            "s": eights if sequence == "eights" else other,
             "h": 512,
             "i": i,
             "a": 8,
@@ -180,7 +209,7 @@ def held_out_points(structure: StructureClass) -> list[Dims]:
             "r": 16,
         }
         for L, b, eights, other, i in _HELD_OUT
-    ]
+    )
 
 
 def _first_kernel(options: StepOptions) -> str:

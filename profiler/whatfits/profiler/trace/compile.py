@@ -6,12 +6,14 @@
 2. Each reference of a free to its allocation is affine in (K, k); fit on the depths.
 3. At further points, trace depth L0+p only; token for token the structure is the same and the sizes give each
    token's expression.
+A class with a single depth is all prefix: its sizes are fitted token by token, and nothing repeats.
 Whatever does not follow this pattern raises `StructureError`: such a stack needs a direct trace.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -23,26 +25,24 @@ from whatfits.estimator.profile.program import (
     Label,
     ParameterTemplate,
     PartProgram,
-    ProfileKey,
     Token,
 )
-from whatfits.profiler.trace.events import Alloc, Free, Trace
+from whatfits.profiler.trace.classes import StructureClass
+from whatfits.profiler.trace.events import Alloc, Free, Mark, Trace
 from whatfits.profiler.trace.events import Token as TraceToken
-from whatfits.profiler.trace.options import Dims, checkpointing_period
-from whatfits.profiler.trace.sizes import SizeFitter
+from whatfits.profiler.trace.options import Dims
+from whatfits.profiler.trace.sizes import Fitter
 
-__all__ = ["BASE_LAYERS", "StructureError", "Tracer", "compile_program", "flatten"]
+__all__ = ["StructureError", "Tracer", "compile_program", "flatten", "split_parts"]
 
 Tracer = Callable[[Dims], Trace]
 """Traces a class at some dims: here, or in another process with other libraries."""
 
-BASE_LAYERS = 3
 _MARKS = {
     "layer_enter": Token.LAYER_ENTER,
     "layer_exit": Token.LAYER_EXIT,
     "gradient_ready": Token.GRADIENT_READY,
 }
-_LAYER = re.compile(r"(?<=layers\.)\d+")
 
 
 class StructureError(ValueError):
@@ -57,10 +57,16 @@ class FlatToken:
     label: Label | str
     nbytes: int
     ref: tuple[str, int] | None
+    formula: tuple[Any, ...] = ()
 
     def same_structure(self, other: "FlatToken") -> bool:
-        """Equal but for size and reference."""
-        return self.kind == other.kind and self.label == other.label
+        """Equal but for size, arguments of its formula, and reference."""
+        return (
+            self.kind == other.kind
+            and self.label == other.label
+            and self.formula[:1] == other.formula[:1]
+            and len(self.formula) == len(other.formula)
+        )
 
     def matches(self, other: "FlatToken") -> bool:
         """Equal but for reference."""
@@ -74,22 +80,36 @@ def flatten(trace: Trace) -> Flat:
     """Token lists with layer numbers removed and references as (part, position)."""
     where: dict[int, tuple[str, int]] = {}
     flat: Flat = {}
-    for part, tokens in _split(trace).items():
+    general = layer_star(trace)
+    for part, tokens in split_parts(trace).items():
         flat[part] = []
         for position, token in enumerate(tokens):
             if isinstance(token, Alloc):
                 where[token.block] = (part, position)
-                label = Label(token.op, _LAYER.sub("*", token.module), token.phase, token.category)
-                flat[part].append(FlatToken(Token.ALLOC, label, token.nbytes, None))
+                label = Label(token.op, general(token.module), token.phase, token.category)
+                flat[part].append(FlatToken(Token.ALLOC, label, token.nbytes, None, token.formula))
             elif isinstance(token, Free):
                 flat[part].append(FlatToken(Token.FREE, "", 0, where[token.block]))
             else:
                 ref = where[token.block] if token.block >= 0 else None
-                flat[part].append(FlatToken(_MARKS[token.kind], _LAYER.sub("*", token.name), 0, ref))
+                flat[part].append(FlatToken(_MARKS[token.kind], general(token.name), 0, ref))
     return flat
 
 
-def _split(trace: Trace) -> dict[str, list[TraceToken]]:
+def layer_star(trace: Trace) -> Callable[[str], str]:
+    """Replaces a layer's number in a path by `*`; the layers are those the trace entered."""
+    entered = {
+        token.name for part in trace.parts.values() for token in part
+        if isinstance(token, Mark) and token.kind == "layer_enter"
+    }  # fmt: skip
+    lists = sorted({re.escape(name.rpartition(".")[0]) for name in entered})
+    if not lists:
+        return lambda name: name
+    number = re.compile(rf"^({'|'.join(lists)})\.\d+(?=\.|$)")
+    return lambda name: number.sub(r"\1.*", name)
+
+
+def split_parts(trace: Trace) -> dict[str, list[TraceToken]]:
     """The trace's parts as a program has them: the frees that end forward by themselves."""
     forward = trace.parts["forward"]
     end = next((j for j in range(len(forward), 0, -1) if not isinstance(forward[j - 1], Free)), 0)
@@ -163,19 +183,11 @@ def _references(
     return np.array([PARTS.index(parts.pop()), *_fit_reference(observed)], dtype=np.int64)
 
 
-def compile_program(
-    key: ProfileKey,
-    points: Sequence[Dims],
-    symbols: Sequence[str],
-    stack: dict[str, str],
-    trace: Tracer,
-) -> EventProgram:
+def compile_program(structure: StructureClass, stack: dict[str, str], trace: Tracer) -> EventProgram:
     """Trace and compile one structure class. Needs no torch: the tracer may be another process.
 
     Args:
-        key: name of the class.
-        points: dims (without L) at which sizes are observed; the first also gives the structure.
-        symbols: the symbols sizes may depend on.
+        structure: the class; its first point also gives the structure, at all depths.
         stack: library versions the traces are made with.
         trace: traces the class at given dims.
 
@@ -183,35 +195,38 @@ def compile_program(
         StructureError: the class does not follow the pattern.
         SizeFitError: a size has no expression of the searched form.
     """
-    period = checkpointing_period(key.checkpointing)
-    first = -(-BASE_LAYERS // period) * period
-    second = first + period
-    traces = {depth: trace({**points[0], "L": depth}) for depth in range(first, first + 4 * period, period)}
+    points, depths = structure.points, structure.depths
+    deepest_fitted = depths[1] if len(depths) > 1 else depths[0]
+    traces = {depth: trace(_at_depth(points[0], depth)) for depth in depths}
     flats = {depth: flatten(traced) for depth, traced in traces.items()}
-    base, deeper = flats[first], flats[second]
-    cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
-    others = [trace({**p, "L": second}) for p in points[1:]]
-    at_points = [traces[second], *others]
+    base, deeper = flats[depths[0]], flats[deepest_fitted]
+    if len(depths) > 1:
+        cuts = {part: find_cut(base[part], deeper[part]) for part in PARTS}
+    else:
+        cuts = {part: Cut(len(base[part]), 0) for part in PARTS}
+    others = [trace(_at_depth(p, deepest_fitted)) for p in points[1:]]
+    at_points = [traces[deepest_fitted], *others]
     observed = [deeper, *(flatten(other) for other in others)]
     for flat in observed[1:]:
         _require_same_structure(deeper, flat)
-    fitter = SizeFitter(points, symbols)
+    fitter = structure.make_fitter()
     builder = _Builder(_templates(at_points, fitter))
     parts = {}
     for part in PARTS:
         rows: dict[str, list[IntArray]] = {"prefix": [], "body": [], "suffix": []}
         for position, (segment, offset) in enumerate(cuts[part].source(len(base[part]))):
-            token = deeper[part][position]
-            size = [flat[part][position].nbytes for flat in observed]
-            head = builder.head(token, fitter.fit(size) if token.kind == Token.ALLOC else None)
+            seen = [flat[part][position] for flat in observed]
+            is_alloc = seen[0].kind == Token.ALLOC
+            size = fitter.fit_token([t.nbytes for t in seen], [t.formula for t in seen]) if is_alloc else None
+            head = builder.head(seen[0], size)
             rows[segment].append(np.concatenate([head, _references(flats, cuts, part, segment, offset)]))
         parts[part] = PartProgram(*(np.array(rows[s], dtype=np.int64).reshape(-1, 7) for s in rows))
     _require_same_tokens(flats, cuts)
     return EventProgram(
-        key=key,
+        key=structure.key,
         stack=stack,
-        base_layers=first,
-        period=period,
+        base_layers=depths[0],
+        period=deepest_fitted - depths[0],
         sizes=tuple(builder.sizes),
         labels=tuple(builder.labels),
         parameters=builder.parameters,
@@ -221,6 +236,10 @@ def compile_program(
         ),
         parts=parts,
     )
+
+
+def _at_depth(point: Dims, depth: int) -> Dims:
+    return {**point, "L": depth}
 
 
 class _Builder:
@@ -243,11 +262,12 @@ class _Builder:
         return np.array([token.kind, size_index, label_index], dtype=np.int64)
 
 
-def _templates(traces: Sequence[Trace], fitter: SizeFitter) -> tuple[ParameterTemplate, ...]:
+def _templates(traces: Sequence[Trace], fitter: Fitter) -> tuple[ParameterTemplate, ...]:
     """Parameters with `*` for the layer, shapes as expressions."""
     templates: dict[str, ParameterTemplate] = {}
+    star = layer_star(traces[0])
     for j, (name, shape, element_bytes, role, trains) in enumerate(traces[0].parameters):
-        general = _LAYER.sub("*", name)
+        general = star(name)
         if general not in templates:
             dims = tuple(fitter.fit([t.parameters[j][1][axis] for t in traces]) for axis in range(len(shape)))
             templates[general] = ParameterTemplate(general, dims, role, element_bytes, trains)
@@ -268,7 +288,7 @@ def _require_same_structure(expected: Flat, found: Flat) -> None:
 
 def _require_same_tokens(flats: dict[int, Flat], cuts: dict[str, Cut]) -> None:
     """Every traced depth must be prefix + body x K + suffix."""
-    deeper = flats[sorted(flats)[1]]
+    deeper = flats[sorted(flats)[:2][-1]]
     for repeats, depth in enumerate(sorted(flats)):
         flat = flats[depth]
         for part, cut in cuts.items():

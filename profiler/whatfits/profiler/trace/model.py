@@ -7,10 +7,11 @@ import transformers
 from torch import nn
 
 from whatfits.profiler.trace.checkpoints import checkpoint_layers
+from whatfits.profiler.trace.configs import build_from_config
 from whatfits.profiler.trace.losses import install_loss
 from whatfits.profiler.trace.options import Dims, StepOptions
 
-__all__ = ["CONFIGS", "build_model", "causal_model", "parameter_role", "traced_parameters"]
+__all__ = ["CONFIGS", "build_model", "causal_model", "head_name", "parameter_role", "traced_parameters"]
 
 CONFIGS: dict[str, str] = {"LlamaForCausalLM": "LlamaConfig", "Qwen2ForCausalLM": "Qwen2Config"}
 """Configuration class of each architecture, both by their names in transformers."""
@@ -34,9 +35,7 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
         NotImplementedError: the architecture has no configuration here.
     """
     with torch.device(device):
-        model: Any = getattr(transformers, options.architecture)._from_config(
-            _make_config(dims, options), dtype=_stored_dtype(options), attn_implementation=options.attention
-        )
+        model: Any = _make_model(dims, options)
     install_loss(model, options.loss)
     if options.adapter is not None:
         from whatfits.profiler.trace.adapters import attach_adapter  # noqa: PLC0415  (peft is needed for this alone)
@@ -46,6 +45,22 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
     model.train()
     built: nn.Module = model
     return built
+
+
+def _make_model(dims: Dims, options: StepOptions) -> nn.Module:
+    dtype = _stored_dtype(options)
+    if options.config:
+        return build_from_config(
+            options.config,
+            dims.get("L"),
+            architecture=options.architecture,
+            attention="eager" if options.attention == "eager" else None,
+            dtype=dtype,
+        )
+    model: nn.Module = getattr(transformers, options.architecture)._from_config(
+        _make_config(dims, options), dtype=dtype, attn_implementation=options.attention
+    )
+    return model
 
 
 def _make_config(dims: Dims, options: StepOptions) -> Any:
@@ -84,12 +99,26 @@ def causal_model(model: nn.Module) -> nn.Module:
 
 def parameter_role(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     """linear, embedding, head or vector: the distinction optimizers make."""
-    if parameter.ndim < 2:
+    if parameter.ndim != 2:
         return "vector"
     owner = model.get_submodule(name.rpartition(".")[0])
     if isinstance(owner, nn.Embedding):
         return "embedding"
-    return "head" if owner is getattr(causal_model(model), "lm_head", None) else "linear"
+    return "head" if owner is _head_of(causal_model(model)) else "linear"
+
+
+def _head_of(model: Any) -> Any:
+    """The layer that makes the logits."""
+    found = getattr(model, "lm_head", None)
+    if found is None and hasattr(model, "get_output_embeddings"):
+        found = model.get_output_embeddings()
+    return found
+
+
+def head_name(model: nn.Module) -> str:
+    """Path of the layer that makes the logits; empty where there is none."""
+    head = _head_of(causal_model(model))
+    return next((name for name, module in model.named_modules() if module is head), "")
 
 
 def traced_parameters(model: nn.Module) -> tuple[tuple[str, tuple[int, ...], int, str, bool], ...]:

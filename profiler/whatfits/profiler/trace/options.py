@@ -3,13 +3,18 @@
 import re
 from dataclasses import dataclass
 
-__all__ = ["AdapterOptions", "Dims", "StepOptions", "checkpointing_period"]
+__all__ = ["BASE_LAYERS", "NUM_DEPTHS", "AdapterOptions", "Dims", "StepOptions", "checkpointing_period"]
+
+BASE_LAYERS = 3
+"""Layers of the shallowest trace: the first, the last, and one between them."""
+NUM_DEPTHS = 4
+"""Depths that are traced of a stack that repeats."""
 
 _EVERY = re.compile(r"every_([2-9]|[1-9]\d+)")
 
 Dims = dict[str, int]
 """Values of the symbols: L layers, h hidden, i intermediate, a heads, k kv heads, d head dim, V vocabulary,
-b micro-batch, s sequence, r adapter rank."""
+b micro-batch, s sequence, r adapter rank; with a config, L, b and s alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,8 @@ class StepOptions:
     """What makes two traces structurally different, apart from the dims."""
 
     architecture: str = "LlamaForCausalLM"
+    config: str = ""
+    """JSON text of a Hugging Face config whose model is traced; without one the dims say all there is to know."""
     tie_embeddings: bool = False
     precision: str = "bf16"
     """fp32 | bf16 | bf16_mixed | fp16_mixed. Dtypes of module and compute: mixed ones are an fp32 module under autocast, fp16 with a scaled loss."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from whatfits.estimator.profile import CountTable, EventProgram, build_table
-from whatfits.profiler.trace.classes import StructureClass, held_out_points, with_sequence
+from whatfits.profiler.trace.classes import StructureClass, with_sequence
 from whatfits.profiler.trace.compile import StructureError, Tracer, compile_program
-from whatfits.profiler.trace.direct import program_of_trace
+from whatfits.profiler.trace.config_classes import other_lengths
+from whatfits.profiler.trace.direct import program_at_depth, program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims
 from whatfits.profiler.trace.sizes import SizeFitError
@@ -32,11 +33,12 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compiled:
-    """A compiled class and every point it was held against."""
+    """A compiled class and every point it was held against; `shallow` is what a config's program was made from."""
 
     program: EventProgram
     table: CountTable
-    held_out: tuple[HeldOut, ...]
+    held_out: tuple[HeldOut, ...] = ()
+    shallow: EventProgram | None = None
 
     @property
     def different(self) -> tuple[HeldOut, ...]:
@@ -76,36 +78,68 @@ def compile_and_verify(
         SizeFitError: a size has no expression of the searched form.
         ValueError: a program has no table, or does not cover a point.
     """
-    eights, other = (with_sequence(structure, name) for name in ("eights", "other"))
-    program, table = _compile(eights, stack, trace)
+    eights, other = _by_sequence(structure)
+    compiled = _compile(eights, stack, trace)
     held_out = _hold(
-        program, table, trace, [*held_out_points(eights), *(p for p in extra if p["s"] % 8 == 0)]
+        compiled, trace, [*eights.held_out, *(p for p in extra if other is None or _is_eights(p))]
     )
-    others = [*held_out_points(other), *(p for p in extra if p["s"] % 8)]
-    found = _hold(program, table, trace, others)
+    if other is None:
+        return (replace(compiled, held_out=held_out),)
+    found = _hold(compiled, trace, [*other.held_out, *(p for p in extra if not _is_eights(p))])
     if all(point.comparison.exact for point in found):
-        return (Compiled(program=program, table=table, held_out=(*held_out, *found)),)
-    compiled = Compiled(program=program, table=table, held_out=held_out)
-    program, table = _compile(other, stack, trace)
-    found = tuple(replace(p, comparison=compare_with_trace(program, table, p.trace, p.dims)) for p in found)
-    return Compiled(program=program, table=table, held_out=found), compiled
+        return (replace(compiled, held_out=(*held_out, *found)),)
+    others = _compile(other, stack, trace)
+    found = tuple(_compare(others, point.dims, point.trace) for point in found)
+    return replace(others, held_out=found), replace(compiled, held_out=held_out)
 
 
-def _compile(
-    structure: StructureClass, stack: dict[str, str], trace: Tracer
-) -> tuple[EventProgram, CountTable]:
-    program = compile_program(structure.key, structure.points, structure.symbols, stack, trace)
-    return program, build_table(program)
+def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureClass | None]:
+    """The class for lengths that are a multiple of 8, and the one for others if the model has lengths."""
+    if structure.facts is None:
+        return with_sequence(structure, "eights"), with_sequence(structure, "other")
+    other = other_lengths(structure)
+    if other is None or structure.key.sequence.startswith("eights"):
+        return structure, other
+    return other, structure
 
 
-def _hold(
-    program: EventProgram, table: CountTable, trace: Tracer, points: Sequence[Dims]
-) -> tuple[HeldOut, ...]:
-    traced = [(dims, trace(dims)) for dims in points]
+def _is_eights(dims: Dims) -> bool:
+    return dims["s"] % 8 == 0
+
+
+def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) -> Compiled:
+    """Compile a class; one of a config whose layers do not repeat as they look at its own depth."""
+    if structure.facts is None:
+        program = compile_program(structure, stack, trace)
+        return Compiled(program=program, table=build_table(program))
+    depth = structure.facts.num_layers
+    try:
+        shallow = compile_program(structure, stack, trace)
+    except StructureError:
+        if len(structure.depths) == 1:
+            raise
+        shallow = compile_program(replace(structure, depths=(depth,)), stack, trace)
+    program = program_at_depth(shallow, trace({**structure.points[0], "L": depth}), depth)
+    return Compiled(program=program, table=build_table(program), shallow=shallow)
+
+
+def _hold(compiled: Compiled, trace: Tracer, points: Sequence[Dims]) -> tuple[HeldOut, ...]:
+    """Compare with direct traces at the points; at those of its depth, where it answers no other."""
+    only = compiled.shallow if compiled.shallow is not None and not compiled.shallow.period else None
     return tuple(
-        HeldOut(dims=dims, trace=direct, comparison=compare_with_trace(program, table, direct, dims))
-        for dims, direct in traced
+        _compare(compiled, dims, trace(dims))
+        for dims in points
+        if only is None or dims["L"] == only.base_layers
     )
+
+
+def _compare(compiled: Compiled, dims: Dims, direct: Trace) -> HeldOut:
+    """Of one config the program of its depth is held against that depth alone, what it was made from against others."""
+    program, table = compiled.program, compiled.table
+    if compiled.shallow is not None and dims["L"] != program.base_layers:
+        program = compiled.shallow
+        table = build_table(program)
+    return HeldOut(dims=dims, trace=direct, comparison=compare_with_trace(program, table, direct, dims))
 
 
 def produce(structure: StructureClass, stack: dict[str, str], trace: Tracer, dims: Dims) -> Produced:

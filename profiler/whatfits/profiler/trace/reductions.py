@@ -26,7 +26,7 @@ def reduction_of(
     num_reduced = sum(reduced)
     fastest = num_reduced == len(sizes) or (num_reduced > 0 and strides[0] < strides[num_reduced])
     over_rows = not fastest and num_reduced == 1 and len(sizes) == 2
-    flat, multiples = False, ()
+    flat, multiples = False, tuple[int, ...]()
     if sizes and fastest:
         flat = len(sizes) == 1 and strides[0] == 1
     elif sizes and strides[num_reduced] == 1:

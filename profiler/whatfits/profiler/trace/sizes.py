@@ -1,24 +1,42 @@
-"""Fit byte sizes seen at several points to exact expressions in the symbols: an integer times one monomial.
+"""Fit byte sizes seen at several points to exact expressions in the symbols.
 
+`SizeFitter`, for classes whose dims are symbols: an integer times one monomial.
 Two expressions that agree on all points are told apart by choosing points with unrelated odd dims; a size that no
 single monomial explains is tried as a sum of two (a padded label tensor is 8 b s + 8 b).
+
+`ConfigSizeFitter`, for one config, whose dims are numbers: integers times one or two products of batch and sequence
+lengths, these also rounded up. Scratch is fitted argument by argument of the formula it is computed by.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whatfits.estimator.profile.expressions import DERIVED_SIZES, SizeExpression, with_derived_symbols
+from whatfits.estimator.profile.formulas import call_symbol
 
-__all__ = ["SizeFitError", "SizeFitter"]
+__all__ = ["ConfigSizeFitter", "Fitter", "SizeFitError", "SizeFitter"]
 
 Monomial = tuple[tuple[str, int], ...]
 
 
 class SizeFitError(ValueError):
     """A size that no expression of the searched form explains exactly."""
+
+
+class Fitter(Protocol):
+    """Finds the expression of a size from what it is at each point."""
+
+    def fit(self, sizes: Sequence[int]) -> SizeExpression:
+        """Of plain sizes, one per point."""
+        ...
+
+    def fit_token(self, sizes: Sequence[int], formulas: Sequence[tuple[Any, ...]]) -> SizeExpression:
+        """Of an allocation's bytes, with the formula the tracer computed each by, if any."""
+        ...
 
 
 def _monomials(symbols: Sequence[str]) -> list[Monomial]:
@@ -88,6 +106,10 @@ class SizeFitter:
             self._known[key] = self._search(np.array(sizes, dtype=np.int64))
         return self._known[key]
 
+    def fit_token(self, sizes: Sequence[int], _formulas: Sequence[tuple[Any, ...]]) -> SizeExpression:
+        """Expression of an allocation's bytes; scratch has derived symbols where dims are symbols too."""
+        return self.fit(sizes)
+
     def _search(self, sizes: NDArray[np.int64]) -> SizeExpression:
         single = self._single(sizes)
         if single is not None:
@@ -112,3 +134,86 @@ class SizeFitter:
             return None
         best = int(matches[0])
         return SizeExpression(((int(coefficient[best]), self.monomials[best]),))
+
+
+class ConfigSizeFitter:
+    """Fits vectors of sizes of one config, one entry per point."""
+
+    def __init__(self, points: Sequence[Mapping[str, int]], lengths: Sequence[str]) -> None:
+        """Set up.
+
+        Args:
+            points: batch and sequence lengths.
+            lengths: symbols of sequence lengths, plain ones first.
+        """
+        self.points = [with_derived_symbols(p) for p in points]
+        plain = [x for x in lengths if len(x) == 1]
+        products = [(), *((x,) for x in lengths), *((x, y) for x in plain for y in lengths)]
+        unlike = {tuple(sorted(p)): p for p in products}
+        self._monomials = [
+            _collect([*(["b"] * b), *factors])
+            for factors, b in product(unlike.values(), (0, 1, 2))
+            if b == 0 or self.points[0]["b"] > 1
+        ]
+        self._monomials.sort(key=_simplicity)
+        self._values: NDArray[np.int64] = np.array(
+            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self._monomials],
+            dtype=np.int64,
+        )
+        self._known: dict[tuple[int, ...], SizeExpression] = {}
+
+    def fit_token(self, sizes: Sequence[int], formulas: Sequence[tuple[Any, ...]]) -> SizeExpression:
+        """Expression of an allocation's bytes: of the bytes themselves, or a call of the formula behind them.
+
+        Raises:
+            SizeFitError: a size, or an argument, has no expression of the searched form.
+        """
+        name, *first = formulas[0] or ("",)
+        if not name or all(formula == formulas[0] for formula in formulas):
+            return self.fit(sizes)
+        arguments = [self.fit([int(f[j + 1]) for f in formulas]) for j in range(len(first))]
+        return SizeExpression(((1, ((call_symbol(name, arguments), 1),)),))
+
+    def fit(self, sizes: Sequence[int]) -> SizeExpression:
+        """Expression equal to the sizes at every point.
+
+        Raises:
+            SizeFitError: none of the searched form is.
+        """
+        key = tuple(sizes)
+        if key not in self._known:
+            self._known[key] = self._search(np.array(sizes, dtype=np.int64))
+        return self._known[key]
+
+    def _search(self, sizes: NDArray[np.int64]) -> SizeExpression:
+        if not sizes.any():
+            return SizeExpression(())
+        values = self._values
+        exact = (sizes % values == 0) & (sizes // values == (sizes // values)[:, :1])
+        for j in np.flatnonzero(exact.all(axis=1)):
+            return SizeExpression(((int(sizes[0] // values[j, 0]), self._monomials[j]),))
+        for one, two in combinations(range(len(values)), 2):
+            found = _two_coefficients(values[one], values[two], sizes)
+            if found is not None:
+                return SizeExpression(((found[0], self._monomials[one]), (found[1], self._monomials[two])))
+        raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
+
+
+def _two_coefficients(
+    first: NDArray[np.int64], second: NDArray[np.int64], sizes: NDArray[np.int64]
+) -> tuple[int, int] | None:
+    """Integers with x first + y second = sizes, from two points at which the two are not proportional."""
+    determinants = first[0] * second - second[0] * first
+    where = np.flatnonzero(determinants)
+    if not len(where):
+        return None
+    j, k = int(where[0]), int(determinants[where[0]])
+    x, rest = divmod(int(sizes[0]) * int(second[j]) - int(second[0]) * int(sizes[j]), k)
+    y, other = divmod(int(first[0]) * int(sizes[j]) - int(sizes[0]) * int(first[j]), k)
+    if rest or other or not (x * first + y * second == sizes).all():
+        return None
+    return x, y
+
+
+def _collect(factors: Sequence[str]) -> Monomial:
+    return tuple((x, factors.count(x)) for x in dict.fromkeys(factors))

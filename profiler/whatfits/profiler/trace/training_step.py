@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from whatfits.profiler.trace.autocast import CUDA, autocast_on_meta
+from whatfits.profiler.trace.configs import layers_of, micro_batch_of
 from whatfits.profiler.trace.cuda_differences import (
     cuda_semantics,
     device_steps,
@@ -22,7 +23,7 @@ from whatfits.profiler.trace.cuda_differences import (
 )
 from whatfits.profiler.trace.events import Alloc, Free, Mark, Token, Trace
 from whatfits.profiler.trace.masks import batch_inputs, scalar_answers
-from whatfits.profiler.trace.model import build_model, causal_model, traced_parameters
+from whatfits.profiler.trace.model import build_model, causal_model, head_name, traced_parameters
 from whatfits.profiler.trace.modules import ModuleTracker
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.storages import StorageRecorder
@@ -46,7 +47,7 @@ class MicroBatchTracer:
         self.options = options
         self.names = {id(p): n for n, p in model.named_parameters()}
         self.tracker = ModuleTracker(model)
-        self.layer_names = {n for n, _ in model.named_modules() if n.rpartition(".")[0].endswith("layers")}
+        self.layer_names = {name for name, _ in layers_of(model)}
         self.on_ready = on_ready
         self.device = next(model.parameters()).device
         self.recorder = self.make_recorder()
@@ -71,7 +72,12 @@ class MicroBatchTracer:
             yield
 
     def micro_batch(
-        self, batch: int, seq_len: int, *, before_end: Callable[[], None] | None = None
+        self,
+        batch: int,
+        seq_len: int,
+        *,
+        target_len: int | None = None,
+        before_end: Callable[[], None] | None = None,
     ) -> dict[str, list[Token]]:
         """Trace one forward, backward and end of step; returns the tokens by part.
 
@@ -81,7 +87,7 @@ class MicroBatchTracer:
         with self._instrumented(), self.recorder:
             parts["forward"] = self.recorder.start_part()
             self.recorder.phase = "forward"
-            given = batch_inputs(self.options.mask, batch, seq_len, self.device)
+            given = self._inputs({"b": batch, "s": seq_len, "t": target_len or seq_len})
             with self._autocast():
                 outputs = self.model(**given)
                 loss = outputs.loss
@@ -99,6 +105,11 @@ class MicroBatchTracer:
             del loss, given
             self.recorder.start_part()
         return parts
+
+    def _inputs(self, dims: Dims) -> dict[str, Any]:
+        if self.options.config:
+            return micro_batch_of(self.model, dims, self.device)
+        return dict(batch_inputs(self.options.mask, dims["b"], dims["s"], self.device))
 
     def _make_scaler(self) -> torch.amp.GradScaler | None:
         """The scaler of fp16 training; its scale and its counter, two scalars, exist before the micro-batch."""
@@ -123,7 +134,7 @@ class MicroBatchTracer:
             if p.requires_grad
         ]
         causal: Any = causal_model(self.model)
-        original = causal.loss_function
+        original: Any = getattr(causal, "loss_function", None)
 
         def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:
             self.recorder.phase = "loss"
@@ -134,7 +145,8 @@ class MicroBatchTracer:
                 self.tracker.leave()
             return result
 
-        causal.loss_function = loss_function
+        if original is not None:
+            causal.loss_function = loss_function
         was_enabled = gc.isenabled()
         gc.disable()
         try:
@@ -143,7 +155,8 @@ class MicroBatchTracer:
         finally:
             if was_enabled:
                 gc.enable()
-            causal.loss_function = original
+            if original is not None:
+                causal.loss_function = original
             for handle in handles:
                 handle.remove()
 
@@ -168,9 +181,9 @@ def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     """Trace the first micro-batch of a step, gradients kept, and decide each allocation's category."""
     model = build_model(dims, options)
     tracer = MicroBatchTracer(model, options)
-    tracer.recorder.keep_empty = True
-    parts = tracer.micro_batch(dims["b"], dims["s"])
-    assign_categories(parts)
+    tracer.recorder.keep_empty, tracer.recorder.keep_possible = True, bool(options.config)
+    parts = tracer.micro_batch(dims["b"], dims["s"], target_len=dims.get("t"))
+    assign_categories(parts, head_name(model))
     return Trace(
         parts=parts,
         parameters=traced_parameters(model),
@@ -178,7 +191,7 @@ def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     )
 
 
-def assign_categories(parts: dict[str, list[Token]]) -> None:
+def assign_categories(parts: dict[str, list[Token]], head: str) -> None:
     """Name what each allocation is for.
 
     gradients: the storage behind a parameter's gradient; logits_and_loss: the head, the loss and their backward;
@@ -194,7 +207,7 @@ def assign_categories(parts: dict[str, list[Token]]) -> None:
                 continue
             if token.block in gradients:
                 token.category = "gradients"
-            elif token.module.rpartition(".")[2] in ("lm_head", "loss"):
+            elif token.module in (head, "loss"):
                 token.category = "logits_and_loss"
             elif token.recompute or (part == "forward" and freed_in.get(token.block) != "forward"):
                 token.category = "activations"

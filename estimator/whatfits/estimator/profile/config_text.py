@@ -1,0 +1,33 @@
+"""The text that stands for a Hugging Face config, and the short name a profile of it is kept under."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["canonical_config", "config_id"]
+
+_WITHOUT_EFFECT = frozenset(
+    {
+        "_name_or_path",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+        "use_cache",
+        "bos_token_id",
+        "eos_token_id",
+    }
+)
+"""Keys that change no tensor of a training step whose precision the question gives."""
+_NAME_LENGTH = 16
+
+
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """A config's JSON with sorted keys, without those that have no effect. Equal for configs that make equal models."""
+    kept = {key: value for key, value in config.items() if key not in _WITHOUT_EFFECT}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def config_id(text: str) -> str:
+    """Sixteen hex digits of the SHA-256 of a config's canonical text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:_NAME_LENGTH]

@@ -1,0 +1,102 @@
+"""The structure class of one Hugging Face config: where its model is traced, and what sizes may depend on.
+
+Everything but batch and sequence lengths is a number there. Lengths on either side of an attention window are classes
+of their own, since a mask is made above it alone.
+"""
+
+from dataclasses import replace
+
+from whatfits.estimator.profile import config_id
+from whatfits.profiler.trace.classes import StructureClass, key_of
+from whatfits.profiler.trace.config_facts import ConfigFacts
+from whatfits.profiler.trace.options import Dims, StepOptions
+
+__all__ = ["config_class", "other_lengths"]
+
+_BATCHES = (2, 5, 3, 7, 4, 3, 6, 2)
+_SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.5, 0.13, 0.97)
+_TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.93, 0.71, 0.26)
+"""Where in its range each point's sequence length lies, a decoder's too."""
+_HELD_OUT = ((8, 0.45, 0.63), (3, 0.83, 0.34))
+"""Batch and lengths of the held-out points."""
+_LONGEST_TRACED = 2048
+_SHORTEST_RANGE = 8
+
+
+def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> StructureClass:
+    """The class that batch and sequence lengths of a config's model fall into."""
+    low, high = _range(facts, dims["s"])
+    eights = dims["s"] % _SHORTEST_RANGE == 0 or not _has_tokens(facts)
+    one = dims["b"] == 1
+    key = replace(
+        key_of(options, micro_batch="one" if one else "many", kv_heads="any"),
+        architecture=facts.architecture,
+        config=config_id(options.config),
+        tied=facts.tied,
+        sequence=("eights" if eights else "other") + (f"_above_{low}" if low else ""),
+    )
+
+    def point(batch: int, share: float, target_share: float) -> Dims:
+        found = {"b": 1 if one else batch}
+        found["s"] = _length(low, high, share, eights=eights) if _has_tokens(facts) else 1
+        if facts.inputs == "tokens_and_targets":
+            found["t"] = _length(low, high, target_share, eights=eights)
+        return found
+
+    points = tuple(map(point, _BATCHES, _SHARES, _TARGET_SHARES))
+    depths = facts.depths or (facts.num_layers,)
+    compared = (*depths[2:], facts.num_layers) if facts.depths else depths
+    held_out = tuple(
+        {**point(*where), "L": depth} for where in _HELD_OUT for depth in dict.fromkeys(compared)
+    )
+    return StructureClass(
+        key=key,
+        options=options,
+        points=points,
+        symbols=_lengths(facts),
+        depths=depths,
+        facts=facts,
+        held_out=held_out,
+    )
+
+
+def other_lengths(structure: StructureClass) -> StructureClass | None:
+    """The class of the same range of lengths that are, or are not, multiples of 8; none where there are no lengths."""
+    facts, point = structure.facts, structure.points[0]
+    assert facts is not None
+    if not _has_tokens(facts):
+        return None
+    low, high = _range(facts, point["s"])
+    length = _length(low, high, _SHARES[0], eights=point["s"] % _SHORTEST_RANGE != 0)
+    return config_class(structure.options, facts, {"b": point["b"], "s": length})
+
+
+def _has_tokens(facts: ConfigFacts) -> bool:
+    return facts.inputs != "images"
+
+
+def _range(facts: ConfigFacts, seq_len: int) -> tuple[int, int]:
+    """Lengths (low, high] that behave as this one does, at most some of them."""
+    low = max((w for w in facts.windows if w < seq_len), default=0)
+    high = min((w for w in facts.windows if w >= seq_len), default=low + _LONGEST_TRACED)
+    longest = facts.longest or high
+    return low, max(min(high, longest, low + _LONGEST_TRACED), low + 1)
+
+
+def _length(low: int, high: int, share: float, *, eights: bool) -> int:
+    """A length in a range, a multiple of 8 or not."""
+    length = low + max(int((high - low) * share), 1)
+    whole = -(-length // _SHORTEST_RANGE) * _SHORTEST_RANGE
+    whole = whole if whole <= high else whole - _SHORTEST_RANGE
+    if eights:
+        return whole
+    return whole - 3 if whole - 3 > low else min(low + 3, high)
+
+
+def _lengths(facts: ConfigFacts) -> tuple[str, ...]:
+    """Symbols of lengths: plain ones, then those rounded up as kernels and models do."""
+    if not _has_tokens(facts):
+        return ()
+    plain = ("s", "t") if facts.inputs == "tokens_and_targets" else ("s",)
+    multiples = (8, 32, 128, *facts.chunks)
+    return (*plain, *(f"padded(1 {x};{multiple};1)" for x in plain for multiple in multiples))

@@ -1,0 +1,50 @@
+"""What a config says about its model, found by building it on `meta`; plain data that travels between processes."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["ConfigFacts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFacts:
+    """Facts of one config's model.
+
+    Attributes:
+        architecture: class of transformers whose loss is trained.
+        inputs: tokens | tokens_and_targets | images | images_and_tokens | features: what a micro-batch holds.
+        num_layers: layers of the stack whose depth can be varied, else all layers.
+        depths: layers of the traces that show how the stack repeats; empty where it does not.
+        num_parameters: each shared one counted once.
+        hidden_size: width of the residual stream.
+        longest: tokens of a sequence that its positions allow.
+        windows: sequence lengths above which attention is cut, each of which changes what happens.
+        chunks: lengths that the sequence is padded to a multiple of.
+        intermediate_size: and all that follow: none where the model has no such number.
+    """
+
+    architecture: str
+    inputs: str
+    num_layers: int
+    depths: tuple[int, ...]
+    num_parameters: int
+    hidden_size: int
+    longest: int | None
+    windows: tuple[int, ...]
+    chunks: tuple[int, ...]
+    tied: bool
+    intermediate_size: int | None
+    num_attention_heads: int | None
+    num_key_value_heads: int | None
+    head_dim: int | None
+    vocab_size: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "ConfigFacts":
+        """Inverse of `to_json`."""
+        values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in data.items()}
+        return cls(**values)
