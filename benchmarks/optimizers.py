@@ -98,6 +98,14 @@ REFERENCES: dict[str, Reference] = {
     "lion": Reference(make=pytorch_optimizer.Lion, has_lists=True),
     "adan": Reference(make=pytorch_optimizer.Adan, has_lists=True),
     "sm3": Reference(make=pytorch_optimizer.SM3, has_lists=True),
+    # The same step between estimates of the Hessian: the count, in the first group, says that one is done.
+    "sophia": Reference(
+        make=pytorch_optimizer.SophiaH,
+        settings={"update_period": NEVER},
+        projected={"step": 1},
+        has_lists=True,
+        remark="between estimates",
+    ),
     "adam_8bit": Reference(make=bitsandbytes.optim.Adam8bit, is_opaque=True),
     "adamw_8bit": Reference(make=bitsandbytes.optim.AdamW8bit, is_opaque=True),
     "sgdm_8bit": Reference(

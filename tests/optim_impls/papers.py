@@ -13,7 +13,7 @@ from tests.optim_impls.low_rank_checks import adam, bias, leading_directions, li
 from whatfits.optim_impls.declare import Role
 from whatfits.optim_impls.projection import seeded_generator
 
-__all__ = ["Adan", "Apollo", "Frugal", "Gwt", "LDAdam", "MeZO", "SubTrack"]
+__all__ = ["Adan", "Apollo", "Frugal", "Gwt", "LDAdam", "MeZO", "Sophia", "SubTrack"]
 
 BETAS = (0.9, 0.999)
 
@@ -85,6 +85,27 @@ class Adan(Paper):
         state.update(m=m, v=v, n=n, grad=grad.clone())
         update: Tensor = (m + (1 - b2) * v) / (n.sqrt() + 1e-8)
         return update
+
+
+class Sophia(Paper):
+    """arXiv:2305.14342, Algorithms 2 and 3: the estimate has the batch size in it."""
+
+    whole_model = True
+
+    def direction(self, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+        """m over gamma h, clipped to 1."""
+        state["m"] = 0.965 * state.get("m", 0.0) + 0.035 * grad
+        h = state.get("h", torch.zeros_like(grad))
+        update: Tensor = (state["m"] / (group["gamma"] * h).clamp(min=1e-12)).clamp(-1, 1)
+        return update
+
+    @torch.no_grad()
+    def update_hessian(self) -> None:
+        """From the gradients of sampled labels."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                state = self.state[param]
+                state["h"] = 0.99 * state.get("h", 0.0) + 0.01 * group["batch_size"] * param.grad**2
 
 
 class Apollo(Paper):

@@ -14,11 +14,13 @@ from whatfits.optim_impls.build import build_optimizer
 from whatfits.optim_impls.declare import Role
 from whatfits.optim_impls.roles import split_by_role
 
-__all__ = ["STEPS", "Case", "make_llama", "mean_last", "train_own", "train_reference"]
+__all__ = ["BATCH", "SEQUENCE", "STEPS", "Case", "make_llama", "mean_last", "train_own", "train_reference"]
 
 VOCABULARY, SEQUENCE, BATCH, FOLLOWERS = 256, 32, 16, 4
 STEPS = 200
 MEAN_OF = 20
+ESTIMATE_INTERVAL = 10
+"""Steps between estimates of a Hessian. Source: arXiv:2305.14342, section 2.2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +118,19 @@ def _train(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, case: Case
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+        if hasattr(optimizer, "update_hessian") and number % ESTIMATE_INTERVAL == 0:
+            _sampled_loss(model, tokens, seed=number).backward()
+            optimizer.update_hessian()
     return losses
+
+
+def _sampled_loss(model: LlamaForCausalLM, tokens: Tensor, *, seed: int) -> Tensor:
+    """Of labels drawn from the model's own predictions, beside no other gradients."""
+    model.zero_grad()
+    logits = model(input_ids=tokens).logits.flatten(0, 1)
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator).squeeze(1)
+    return torch.nn.functional.cross_entropy(logits, labels)
 
 
 @torch.no_grad()

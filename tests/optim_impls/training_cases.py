@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tests.optim_impls.training import Case
+from tests.optim_impls.training import BATCH, SEQUENCE, Case
 
 __all__ = ["CASES"]
 
@@ -23,6 +23,8 @@ SGDM = {"lr": 0.3, "momentum": 0.9}
 LION = {"lr": 1e-3, "betas": (0.9, 0.99)}
 SM3 = {"lr": 0.1, "momentum": 0.9}
 ADAN = {"lr": LR}
+SOPHIA = {"lr": 1e-3, "weight_decay": 0.0, "rho": 0.04, "bs": BATCH * SEQUENCE}
+SOPHIA_THEIRS = {"lr": 1e-3, "gamma": 0.04, "batch_size": BATCH * SEQUENCE}
 MEZO = {"lr": 2e-3, "eps": 1e-3}
 
 UNQUANTISED = "same method, not quantised"
@@ -70,6 +72,7 @@ CASES: tuple[Case, ...] = (
         settings=ADAN,
         note=f"{PAPER}; the authors' form ends lower here",
     ),
+    by_paper("sophia", "Sophia", SOPHIA, SOPHIA_THEIRS),
     Case(name="sm3", reference="pytorch_optimizer.SM3", hyper=SM3, settings=SM3),
     Case(
         name="galore_adamw",

@@ -1,7 +1,7 @@
 """What our optimizers share: the loop over parameters, checks of arguments, loading that keeps dtypes."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -67,10 +67,25 @@ class PerParameterOptimizer(torch.optim.Optimizer):
                 loss = closure()
         self.begin_step()
         for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
+            for param, grad, state in self.with_gradients(group):
+                self.update_param(param, grad, state, group)
         return loss
+
+    def with_gradients(self, group: Group) -> Iterator[tuple[Tensor, Tensor, State]]:
+        """Each parameter that has a gradient, the gradient, and the state, which begins here.
+
+        Raises:
+            RuntimeError: a gradient is sparse.
+        """
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            if param.grad.is_sparse:
+                raise RuntimeError(f"{type(self).__name__} takes dense gradients only")
+            state = self.state[param]
+            if not state:
+                state.update(self.init_state(param, group))
+            yield param, param.grad, state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, each tensor in the dtype it was saved in.
@@ -86,13 +101,3 @@ class PerParameterOptimizer(torch.optim.Optimizer):
 
     def _all_params(self) -> Iterable[Tensor]:
         return chain.from_iterable(group["params"] for group in self.param_groups)
-
-    def _update(self, param: Tensor, group: Group) -> None:
-        grad = param.grad
-        assert grad is not None
-        if grad.is_sparse:
-            raise RuntimeError(f"{type(self).__name__} takes dense gradients only")
-        state = self.state[param]
-        if not state:
-            state.update(self.init_state(param, group))
-        self.update_param(param, grad, state, group)

@@ -13,6 +13,7 @@ bound it so closely that at most one boundary between codes lies inside: a table
 comparison the rest.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -117,7 +118,7 @@ def quantize(x: Tensor, codes: Tensor, absmax: Tensor, book: Codebook, buffers: 
     torch.clamp(absmax, min=torch.finfo(torch.float32).tiny, out=inverse).reciprocal_()
     blocks.mul_(inverse.unsqueeze(1))
     if book.is_signed:
-        torch.lt(x, 0, out=negative)
+        _compare(torch.lt, x, 0.0, negative, bounds)
         x.clamp_(_LEAST, 1.0).abs_()
     else:
         x.clamp_(max=1.0)
@@ -126,12 +127,25 @@ def quantize(x: Tensor, codes: Tensor, absmax: Tensor, book: Codebook, buffers: 
     torch.index_select(book.lower_codes, 0, keys, out=codes)
     keys.copy_(codes)
     torch.index_select(book.boundaries, 0, keys, out=bounds)
-    torch.gt(x, bounds, out=above)
+    _compare(torch.gt, x, bounds, above, x)
     codes.add_(above)
     if book.is_signed:
         # The map mirrors: the code of -v is 254 less that of v. In bytes: all bits flipped, then less one.
         ones = negative.view(torch.uint8).neg_()
         codes.bitwise_xor_(ones).add_(ones)
+
+
+def _compare(
+    compare: Callable[..., Tensor], x: Tensor, other: Tensor | float, flags: Tensor, spare: Tensor
+) -> None:
+    """Write where a comparison holds. Shapes: (n,); `spare`, fp32, may be x.
+
+    A CPU compares into bool four times as slowly as into fp32, which it then converts.
+    """
+    if x.device.type == "cpu":
+        flags.copy_(compare(x, other, out=spare))
+    else:
+        compare(x, other, out=flags)
 
 
 def dequantize(codes: Tensor, absmax: Tensor, x: Tensor, book: Codebook, buffers: QuantizeBuffers) -> None:

@@ -19,6 +19,7 @@ from whatfits.optim_impls import (
     q_apollo,
     q_galore,
     sm3,
+    sophia,
     subtrack,
 )
 from whatfits.optim_impls.adapters import (
@@ -40,6 +41,7 @@ _ENTRIES: tuple[OptimizerEntry, ...] = (
     lion.ENTRY,
     adan.ENTRY,
     sm3.ENTRY,
+    sophia.ENTRY,
     gwt.ENTRY,
     *frugal_entry.ENTRIES,
     mezo.ENTRY,

@@ -11,6 +11,7 @@ OWN_CODE_OPTIMIZERS: Final[frozenset[OptimizerName]] = frozenset(
         OptimizerName.ADAMW_8BIT,
         OptimizerName.LION,
         OptimizerName.ADAN,
+        OptimizerName.SOPHIA,
         OptimizerName.FRUGAL,
         OptimizerName.GALORE_ADAMW,
         OptimizerName.GALORE_ADAMW_8BIT,

@@ -12,7 +12,7 @@ from whatfits.estimator.memory.optimizers.facts import (
 )
 from whatfits.estimator.memory.optimizers.lamb import Lamb
 from whatfits.estimator.memory.optimizers.lion import Lion
-from whatfits.estimator.memory.optimizers.own_elementwise import Mezo, OwnAdan, OwnLion, Sm3
+from whatfits.estimator.memory.optimizers.own_elementwise import Mezo, OwnAdan, OwnLion, OwnSophiaG, Sm3
 from whatfits.estimator.memory.optimizers.program import OptimizerProgram
 from whatfits.estimator.memory.optimizers.schedule_free import ScheduleFreeAdamW
 from whatfits.estimator.memory.optimizers.sophia import SophiaG
@@ -123,7 +123,8 @@ ELEMENTWISE: Mapping[OptimizerName, OptimizerFacts] = MappingProxyType(
             paper="Liu et al.: Sophia: A Scalable Stochastic Second-order Optimizer for Language Model Pre-training, arXiv:2305.14342",
             source="SophiaG, Liuhong99/Sophia commit a7e1572",
             layerwise_possible=False,
-            build=lambda s: SophiaG(param_dtype_bytes=s.param_dtype_bytes),
+            implementations=PUBLISHED_OR_OWN,
+            build=lambda s: (OwnSophiaG if s.is_own_code else SophiaG)(param_dtype_bytes=s.param_dtype_bytes),
         ),
     }
 )

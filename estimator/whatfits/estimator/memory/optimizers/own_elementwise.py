@@ -1,4 +1,4 @@
-"""Lion, Adan, SM3 and MeZO as `whatfits.optim_impls` writes them: updates of pieces that stay in cache.
+"""Lion, Adan, Sophia, SM3 and MeZO as `whatfits.optim_impls` writes them: updates of pieces that stay in cache.
 
 Their temporaries are those of one piece, however large the parameter; the formulas are those of the declarations there,
 equal to traced steps.
@@ -12,7 +12,7 @@ from whatfits.estimator.memory.optimizers.frame import Frame
 from whatfits.estimator.memory.optimizers.per_parameter import PerParameterProgram
 from whatfits.estimator.memory.optimizers.program import ParameterTensor, StateTensor, StepPhase, StepWork
 
-__all__ = ["CHUNK", "Mezo", "OwnAdan", "OwnLion", "OwnProgram", "Sm3", "piece_rows"]
+__all__ = ["CHUNK", "Mezo", "OwnAdan", "OwnLion", "OwnProgram", "OwnSophiaG", "Sm3", "piece_rows"]
 
 CHUNK = 2**20
 """Elements of a piece (`whatfits.optim_impls.chunks.CHUNK`)."""
@@ -21,6 +21,8 @@ LION_ACCESSES = 5
 """Parameter and momentum read and written, gradient read."""
 ADAN_ACCESSES = 11
 """Parameter and four states read and written, gradient read."""
+SOPHIA_ACCESSES = 6
+"""Parameter and momentum read and written, gradient and Hessian read."""
 SM3_ACCESSES = 3
 """Parameter read and written, gradient read."""
 MEZO_ACCESSES = 6
@@ -53,7 +55,17 @@ class OwnProgram(PerParameterProgram):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnLion(OwnProgram):
+class _OneScratch(OwnProgram):
+    """Base of the updates with one temporary of a piece."""
+
+    def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
+        """One scratch for all pieces."""
+        self.record_states(frame, parameter, phase)
+        frame.free(frame.temporary(self.piece_bytes(parameter), "scratch"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnLion(_OneScratch):
     """Algorithm 2 of arXiv:2302.06675, piece by piece, with one temporary of a piece."""
 
     def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
@@ -63,11 +75,6 @@ class OwnLion(OwnProgram):
         Assumes: nothing.
         """
         return (StateTensor(name="exp_avg", nbytes=parameter.numel * self.param_dtype_bytes),)
-
-    def update(self, frame: Frame, parameter: ParameterTensor, phase: StepPhase) -> None:
-        """One scratch for all pieces."""
-        self.record_states(frame, parameter, phase)
-        frame.free(frame.temporary(self.piece_bytes(parameter), "scratch"))
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
         """Traffic of one pass, as a piece stays in cache: 5 e s.
@@ -102,6 +109,28 @@ class OwnAdan(OwnProgram):
         Assumes: a cache of a few MiB.
         """
         return StepWork(0, ADAN_ACCESSES * parameter.numel * self.param_dtype_bytes, 0, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSophiaG(_OneScratch):
+    """Algorithm 3 of arXiv:2305.14342, piece by piece, with one temporary of a piece; `update_hessian` has none."""
+
+    def states(self, parameter: ParameterTensor) -> tuple[StateTensor, ...]:
+        """Momentum and Hessian estimate in the parameter's dtype: 2 e s bytes.
+
+        Source: optim_impls/whatfits/optim_impls/sophia.py.
+        Assumes: nothing.
+        """
+        nbytes = parameter.numel * self.param_dtype_bytes
+        return tuple(StateTensor(name=name, nbytes=nbytes) for name in ("exp_avg", "hessian"))
+
+    def update_work(self, parameter: ParameterTensor) -> StepWork:
+        """Traffic of one pass, as a piece stays in cache: 6 e s.
+
+        Source: optim_impls/whatfits/optim_impls/sophia.py.
+        Assumes: a cache of a few MiB; the Hessian's estimate, once in ten steps, is left out.
+        """
+        return StepWork(0, SOPHIA_ACCESSES * parameter.numel * self.param_dtype_bytes, 0, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

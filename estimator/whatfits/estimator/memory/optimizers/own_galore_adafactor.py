@@ -6,7 +6,6 @@ steps (tests/contract/test_optimizers.py).
 
 from dataclasses import dataclass
 
-from whatfits.estimator.memory.optimizers.device_scratch import record_column_reduction
 from whatfits.estimator.memory.optimizers.frame import Frame
 from whatfits.estimator.memory.optimizers.low_rank import LowRankProgram, Projection
 from whatfits.estimator.memory.optimizers.own_low_rank import record_svd_refresh
@@ -16,7 +15,7 @@ __all__ = ["OwnGaLoreAdafactor"]
 
 FP32_BYTES = 4
 PIECE = 65_536
-"""Elements of an unprojected matrix that are updated at once."""
+"""Elements of a matrix that are squared or, unprojected, updated at once."""
 NORM_NUMBERS = 2
 
 
@@ -81,34 +80,32 @@ class OwnGaLoreAdafactor(LowRankProgram):
         update = frame.temporary(FP32_BYTES * numel, "update")
         if projected is not None:
             frame.free(projected)
-        frame.free(
-            frame.temporary(FP32_BYTES * projection.long_side, "row factors"),
-            frame.temporary(FP32_BYTES * projection.rank, "column factors"),
-        )
+        self._record_pieces(frame, (projection.long_side, projection.rank))
         if not self._is_fp32:
             frame.free(frame.temporary(numel * size, "cast update"))
         frame.free(update)
 
     def _record_pieces(self, frame: Frame, shape: tuple[int, ...]) -> None:
+        """Factors by sums of a piece's squares, whose column sums are too few for a CUDA kernel to need scratch."""
         rows, columns = shape
-        record_column_reduction(frame, (rows, columns))
-        factors = [frame.temporary(FP32_BYTES * side, "factors") for side in shape]
         at_once = min(rows, max(1, PIECE // columns))
         piece = frame.temporary(FP32_BYTES * at_once * columns, "piece")
+        factors = [frame.temporary(FP32_BYTES * side, "factors") for side in shape]
+        frame.free(frame.temporary(FP32_BYTES * columns, "column sums"))
         self._record_norms(frame)
         frame.free(piece, *factors)
 
     def update_work(self, parameter: ParameterTensor) -> StepWork:
-        """FLOPs = 4 m n r; bytes = s (3 m n + 2 r M) + 28 r N of a projected matrix, 6 e s of another parameter.
+        """FLOPs = 4 m n r; bytes = s (3 m n + 2 r M) + 28 r N of a projected matrix, 5 e s of another parameter.
 
-        The gradient is read once and the weights read and written; a matrix that is not projected is read 4 times.
+        The gradient is read once and the weights read and written; a matrix that is not projected is read 3 times.
 
         Source: galore_adafactor.py.
         Assumes: no reuse in cache, except of a piece.
         """
         projection = self.projection(parameter)
         if projection is None:
-            return StepWork(0, 6 * parameter.numel * self.param_dtype_bytes, 0, None)
+            return StepWork(0, 5 * parameter.numel * self.param_dtype_bytes, 0, None)
         moved = (3 * projection.full + 2 * projection.matrix) * self.param_dtype_bytes
         moved += 7 * FP32_BYTES * projection.low_rank
         svd_work = projection.full * projection.short_side
