@@ -191,10 +191,29 @@ def test_parameters_are_grouped_over_the_last_number_in_their_names(names: list[
     assert [(x.count, x.module, x.bytes) for x in explanation.live] == [(2, general, 2048), (1, "", 512)]
 
 
-def _weights(names: list[str]) -> Timeline:
+@pytest.mark.parametrize(
+    ("op", "said"),
+    [
+        ("silu", "silu output"),
+        ("_to_copy", "cast output"),
+        ("addmm", "matmul output"),
+        ("native_layer_norm_backward", "layer norm backward output"),
+        ("_scaled_dot_product_flash_attention", "flash attention output"),
+        ("_scaled_dot_product_efficient_attention_backward", "efficient attention backward output"),
+        ("_log_softmax_backward_data", "log softmax backward output"),
+        ("nll_loss_forward", "nll loss output"),
+    ],
+)
+def test_operations_are_called_as_people_call_them(op: str, said: str) -> None:
+    explanation = explain_step(_weights([], op), AllocatorMode.CLASSIC)
+
+    assert [x.op for x in explanation.live] == [said]
+
+
+def _weights(names: list[str], op: str = "add") -> Timeline:
     """Weights of 1 KiB each, then a step that allocates and frees one tensor."""
     kinds = [ALLOC] * len(names) + [ALLOC, FREE]
-    origins = (*(Origin("weight", name) for name in dict.fromkeys(names)), Origin("add", "", traced=True))
+    origins = (*(Origin("weight", name) for name in dict.fromkeys(names)), Origin(op, "", traced=True))
     index = {origin.module: j for j, origin in enumerate(origins)}
     made = [*(index[name] for name in names), len(origins) - 1, len(origins) - 1]
     return Timeline(

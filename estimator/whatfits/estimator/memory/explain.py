@@ -46,7 +46,7 @@ _NAMES = {
     "constant_pad_nd": "pad",
 }
 """Operations that people call otherwise than PyTorch does; the rest only lose underscores and affixes."""
-_AFFIXES = re.compile(r"^_?scaled_dot_product_|_data$|_forward$")
+_AFFIXES = re.compile(r"^_*(native|scaled_dot_product)_|_data$|_forward$")
 
 
 def explain_step(timeline: Timeline, mode: AllocatorMode) -> Explanation:

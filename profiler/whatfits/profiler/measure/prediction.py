@@ -141,7 +141,7 @@ def _not_on_cpu(category: str, nbytes: int) -> bool:
 
 def _label(timeline: Timeline, index: int) -> str:
     """Phase and, of an allocation, what made it."""
-    phase = _PHASES[timeline.phase[index]]
+    phase = str(_PHASES[timeline.phase[index]])
     if timeline.events.kinds[index] != ALLOC:
         return phase
     origin = timeline.origins[timeline.origin[index]]
