@@ -42,10 +42,12 @@ class FakePlanner:
     """Raised instead of an answer."""
     nothing_fits: bool = False
     asked: list[RunSpec | PlanRequest] = field(default_factory=list)
+    asked_to_explain: bool = False
     warmed_up: bool = False
 
-    def estimate(self, run: RunSpec) -> Estimate:
+    def estimate(self, run: RunSpec, *, explain: bool = False) -> Estimate:
         self._note(run)
+        self.asked_to_explain = explain
         resolved = resolve_run(run)
         require_supported(resolved.run, resolved.model, resolved.gpu)
         return make_estimate(resolved.run, assumptions=resolved.assumptions)

@@ -47,16 +47,20 @@ def test_a_plan_is_the_same_on_every_face(question: str) -> None:
         assert format_bytes(candidate.estimate.memory.device_bytes.median) in page
 
 
-def test_an_estimate_is_the_same_on_every_face() -> None:
+@pytest.mark.parametrize("explain", [False, True])
+def test_an_estimate_is_the_same_on_every_face(*, explain: bool) -> None:
     spec = {
         "model": "llama-7b",
         "training": {"micro_batch_size": 2, "seq_len": 512, "optimizer": {"name": "apollo", "rank": 128}},
         "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 4},
     }
-    direct = estimate_run(RunSpec.model_validate(spec))
-    printed = Estimate.model_validate(_command("estimate", "-", given=json.dumps(spec)))
+    direct = estimate_run(RunSpec.model_validate(spec), explain=explain)
+    options = ["--explain"] if explain else []
+    printed = Estimate.model_validate(_command("estimate", "-", *options, given=json.dumps(spec)))
     with TestClient(build_server_app(Settings())) as client:
-        answered = Estimate.model_validate(client.post("/api/v1/estimates", json=spec).json())
+        response = client.post("/api/v1/estimates", params={"explain": explain}, json=spec)
+        answered = Estimate.model_validate(response.json())
+    assert (direct.explanation is not None) is explain
     assert printed == direct
     assert answered == direct
 

@@ -5,9 +5,11 @@ from functools import lru_cache
 import numpy as np
 
 from whatfits.estimator.catalog import ResolvedRun, resolve_run
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import choose_stack, profile_key, program_of, rank_tensors, table_of
 from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay, memory_from_table
+from whatfits.estimator.memory.explain import explain_step
 from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement, placement_of
@@ -19,6 +21,7 @@ from whatfits.estimator.provenance import provenance_of
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
     Estimate,
+    Explanation,
     MemoryEstimate,
     RunSpec,
     require_kernel,
@@ -28,28 +31,33 @@ from whatfits.estimator.timing import step_times, time_at
 
 __all__ = ["estimate_run", "step_memory"]
 
+_NO_REPLAY = (
+    "under FSDP memory comes from a table by category, without the single tensors an explanation names"
+)
 
-def estimate_run(run: RunSpec) -> Estimate:
+
+def estimate_run(run: RunSpec, *, explain: bool = False) -> Estimate:
     """Answer one run: memory with a replay of the allocator, time, and the verdict.
 
-    Under FSDP memory comes from the table alone.
+    With `explain` also what is live at the peak, by module and operation, and the step it lies in. Under FSDP memory
+    comes from the table alone, which has no explanation.
 
     Raises:
         InputError: the run breaks a rule or names something unknown.
-        UnsupportedError: the run is valid but not modelled yet.
+        UnsupportedError: the run is valid but not modelled yet, or has no explanation.
     """
     resolved = resolve_run(run)
     require_supported(resolved.run, resolved.model, resolved.gpu)
     try:
         stack = choose_stack(resolved.run.stack)
         filled = resolved.run.model_copy(update={"stack": stack})
-        return _estimate(filled.model_dump_json(), resolved.assumptions)
+        return _estimate(filled.model_dump_json(), resolved.assumptions, explain)
     except MissingProfileError as error:
         raise error.for_model(run.model) from None
 
 
 @lru_cache(maxsize=1024)
-def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
+def _estimate(run_json: str, assumptions: tuple[str, ...], explain: bool) -> Estimate:
     """Estimate of a resolved run; cached, since a replay costs a second."""
     resolved = resolve_run(RunSpec.model_validate_json(run_json))
     run, training = resolved.run, resolved.run.training
@@ -59,7 +67,7 @@ def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
         usable=usable_memory(resolved.gpu, run.hardware),
         num_gpus=run.hardware.num_gpus,
     )
-    memory_estimate = _memory(resolved, memory, device)
+    memory_estimate, explanation = _memory(resolved, memory, device, explain=explain)
     probability = device.probability(memory_estimate)
     times = step_times(
         memory.optimizer,
@@ -78,6 +86,7 @@ def _estimate(run_json: str, assumptions: tuple[str, ...]) -> Estimate:
         time=time_at(times, 0),
         provenance=provenance_of(run, memory, assumptions),
         spec=run,
+        explanation=explanation,
     )
 
 
@@ -98,13 +107,20 @@ def step_memory(resolved: ResolvedRun) -> StepMemory:
     return StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
 
 
-def _memory(resolved: ResolvedRun, memory: StepMemory, device: Device) -> MemoryEstimate:
-    training = resolved.run.training
+def _memory(
+    resolved: ResolvedRun, memory: StepMemory, device: Device, *, explain: bool
+) -> tuple[MemoryEstimate, Explanation | None]:
+    training, mode = resolved.run.training, resolved.run.allocator
     symbols = memory.symbols(training.micro_batch_size, training.seq_len)
     sizes = rounded_sizes(memory.table, symbols)
     peaks = memory.peaks(sizes, accumulated=np.array([training.grad_accum_steps > 1]))
     if memory.tensors.placement is Placement.FSDP:
-        return memory_from_table(memory, sizes, peaks, 0, device)
+        if explain:
+            degree = resolved.run.parallelism.dp_shard_degree
+            raise UnsupportedError(
+                "parallelism.dp_shard_degree", degree, "1 for an explanation", reason=_NO_REPLAY
+            )
+        return memory_from_table(memory, sizes, peaks, 0, device), None
     timeline = build_timeline(
         memory,
         program_of(memory.table.key, resolved.run.stack, training),
@@ -112,4 +128,5 @@ def _memory(resolved: ResolvedRun, memory: StepMemory, device: Device) -> Memory
         seq_len=training.seq_len,
         grad_accum_steps=training.grad_accum_steps,
     )
-    return memory_from_replay(timeline, int(peaks.nbytes[0]), resolved.run.allocator, device)
+    answer = memory_from_replay(timeline, int(peaks.nbytes[0]), mode, device)
+    return answer, explain_step(timeline, mode) if explain else None

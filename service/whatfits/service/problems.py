@@ -67,10 +67,10 @@ class FieldProblem(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    pointer: str
-    """JSON pointer (RFC 6901) into the request body; "" is the whole body."""
+    pointer: str | None
+    """JSON pointer (RFC 6901) into the request body; "" is the whole body, null a query parameter."""
     field: str
-    """The same place with dots, as the command line writes it."""
+    """The same place with dots, as the command line writes it; or the query parameter."""
     value: Any = None  # whatever JSON the caller sent, shortened
     detail: str
     """The problem in one sentence."""

@@ -13,6 +13,7 @@ from whatfits.estimator.memory.replay import (
     MalformedEventsError,
     ReplayEvents,
     ReplayResult,
+    allocated_curve,
     replay,
     required_reserved_bytes,
 )
@@ -208,6 +209,18 @@ def test_requested_is_at_most_allocated_is_at_most_reserved(
     result = replay(events, mode=mode)
 
     assert result.peak_requested_bytes <= result.peak_allocated_bytes <= result.peak_reserved_bytes
+
+
+@given(event_lists(), modes)
+def test_the_curve_is_what_an_allocator_holds_after_each_event(
+    events: ReplayEvents, mode: AllocatorMode
+) -> None:
+    curve = allocated_curve(events, mode=mode)
+
+    assert len(curve) == len(events.kinds)
+    if len(curve):
+        assert curve.max() == replay(events, mode=mode).peak_allocated_bytes
+        assert curve[-1] == run_stepwise(events, mode).allocated_bytes
 
 
 @given(event_lists(), modes)

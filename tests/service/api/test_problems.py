@@ -102,6 +102,26 @@ def test_a_wrong_run_is_named(
     assert words in problem["errors"][0]["detail"]
 
 
+@pytest.mark.parametrize(
+    ("query", "field", "value", "accepted"),
+    [
+        ("explain=perhaps", "explain", "perhaps", "true or false"),
+        ("explain=", "explain", "", "true or false"),
+        ("explian=true", "explian", "true", "the keys explain"),
+    ],
+)
+def test_a_wrong_query_parameter_is_named(
+    api: TestClient, planner: FakePlanner, query: str, field: str, value: str, accepted: str
+) -> None:
+    response = api.post(f"/api/v1/estimates?{query}", json={**MODEL, **RUN_HARDWARE})
+
+    problem = check_problem(response, status=422, slug="invalid-input", instance="/api/v1/estimates")
+    (error,) = problem["errors"]
+    assert (error["pointer"], error["field"], error["value"]) == (None, field, value)
+    assert error["accepted"] == accepted
+    assert planner.asked == []
+
+
 def test_everything_wrong_in_the_shape_is_named_at_once(api: TestClient) -> None:
     body = {"hardware": {"gpu": 3, "num": 1}, "seq_len": 0}
 

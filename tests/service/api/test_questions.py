@@ -37,6 +37,16 @@ def test_a_run_reaches_the_planner_as_sent_and_its_estimate_comes_back(
     )
 
 
+@pytest.mark.parametrize(
+    ("query", "asked"), [("", False), ("?explain=true", True), ("?explain=false", False)]
+)
+def test_an_explanation_is_made_when_it_is_asked_for(
+    api: TestClient, planner: FakePlanner, query: str, *, asked: bool
+) -> None:
+    assert api.post(f"/api/v1/estimates{query}", json=RUN).status_code == 200
+    assert planner.asked_to_explain is asked
+
+
 def test_the_content_of_a_config_is_a_model(api: TestClient) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],

@@ -9,6 +9,7 @@ import pytest
 
 from whatfits.estimator import estimate_run
 from whatfits.estimator.specs import Estimate, RunSpec, Verdict
+from whatfits.estimator.units import format_bytes
 from whatfits.service.cli import main
 
 SMALL = {
@@ -142,6 +143,37 @@ def test_the_text_opens_with_the_verdict_and_sums_to_the_peak(
     assert out.startswith("fits (probability ")
     assert f"{answer.memory.breakdown.total:,}" in out
     assert f"{answer.memory.device_bytes.median:,}" in out
+
+
+def test_an_explained_run_names_what_is_live_and_draws_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, SMALL)
+    answer = estimate_run(RunSpec.model_validate(SMALL), explain=True)
+    explanation = answer.explanation
+    assert explanation is not None
+
+    _, out, _ = run(capsys, path, "--explain", "--json")
+    assert Estimate.model_validate_json(out) == answer
+
+    _, out, _ = run(capsys, path, "--explain")
+    lines = out.splitlines()
+    for group in explanation.live[:20]:
+        said = f"{group.count:,} x {group.op}{' of ' if group.module else ''}{group.module} "
+        assert [line for line in lines if line.startswith(said) and f" {group.bytes:,} " in line]
+    assert f"{len(explanation.live) - 20} smaller groups" in out
+    (drawn,) = (line for line in lines if line.startswith(explanation.peak_phase) and "█" in line)
+    assert format_bytes(explanation.peak_allocated_bytes) in drawn
+
+    _, out, _ = run(capsys, path)
+    assert "smaller groups" not in out
+
+
+def test_a_sharded_run_cannot_be_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--model", "llama-60m", "--gpus", "8xa100-80gb-sxm", "--shard", "8", "--explain")
+    code, out, err = run(capsys, *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: parallelism.dp_shard_degree: under FSDP memory comes from a table")
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,15 @@ def test_traces_compiles_and_keeps_a_profile(folder: Path, capsys: pytest.Captur
     assert answer.peak_requested_bytes == max(direct.live_bytes())
     assert answer.num_events == sum(len(tokens) for tokens in direct.parts.values())
     assert [point.num_different_events for point in answer.held_out] == [0] * 5
+    explanation = answer.explanation
+    assert (
+        explanation.peak_allocated_bytes
+        == max(direct.live_bytes(rounded_to=512))
+        == answer.peak_rounded_bytes
+    )
+    assert sum(group.bytes for group in explanation.live) <= answer.peak_requested_bytes
+    (silu,) = (group for group in explanation.live if group.op == "silu output")
+    assert (silu.count, silu.bytes) == (5, 5 * 3 * 77 * 296 * 2)
     kept = sorted(path.name for path in Path(str(answer.saved_to)).iterdir())
     assert kept == [f"{answer.profile}.program.json.gz", f"{answer.profile}.table.json.gz"]
     assert Path(str(answer.saved_to)).parent == user_profiles()
@@ -72,6 +81,8 @@ def test_too_few_layers_for_a_class_are_traced_alone_and_said(
     said = capsys.readouterr()
     assert status == 0
     assert "a direct trace of these sizes alone" in said.out
+    assert "2 x silu output of model.layers.*.mlp.act_fn " in said.out
+    assert "Over the micro-batch " in said.out
     assert said.err.startswith("warning: not kept")
     assert not user_profiles().exists()
 

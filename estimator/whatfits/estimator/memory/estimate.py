@@ -18,8 +18,8 @@ from whatfits.estimator.memory.device import (
 )
 from whatfits.estimator.memory.peak import FloatArray
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import ALLOC, ReplayResult, replay, required_reserved_bytes
-from whatfits.estimator.memory.timeline import CATEGORIES, Timeline
+from whatfits.estimator.memory.replay import ReplayResult, replay, required_reserved_bytes
+from whatfits.estimator.memory.timeline import Timeline
 from whatfits.estimator.memory.verdict import Usable, combine, fit_probability
 from whatfits.estimator.specs import (
     AllocatorMode,
@@ -149,18 +149,7 @@ def _fit_into(timeline: Timeline, mode: AllocatorMode, device: Device, unlimited
 
 def _breakdown_of(timeline: Timeline, peak_event: int, allocated: int) -> MemoryBreakdown:
     """Requested bytes live at an event by purpose; what the blocks hold beyond is rounding and remainders."""
-    events = timeline.events
-    until = slice(0, peak_event + 1)
-    is_alloc = events.kinds[until] == ALLOC
-    live = np.zeros(int(events.blocks.max()) + 1, dtype=bool)
-    blocks = events.blocks[until]
-    live[blocks[is_alloc]] = True
-    live[blocks[~is_alloc]] = False
-    alive = is_alloc & live[blocks]
-    by_category = np.bincount(
-        timeline.category[until][alive], weights=events.sizes[until][alive], minlength=len(CATEGORIES)
-    )
-    terms = {name: int(nbytes) for name, nbytes in zip(CATEGORIES, by_category, strict=True)}
+    terms = timeline.live_by_category(peak_event)
     return MemoryBreakdown(**terms, rounding_and_remainders=allocated - sum(terms.values()))
 
 

@@ -135,6 +135,23 @@ def replay(
     )
 
 
+def allocated_curve(
+    events: ReplayEvents, *, mode: AllocatorMode = AllocatorMode.CLASSIC
+) -> NDArray[np.int64]:
+    """Allocated bytes after each event, without a limit; the maximum is `peak_allocated_bytes` of `replay`."""
+    program = _Program.of(events)
+    allocator = _new_allocator(mode, None, ())
+    releases = frozenset(program.release_positions)
+    after = np.zeros(len(program.blocks) + 1, dtype=np.int64)
+    for position in range(len(program.blocks)):
+        if position in releases:
+            allocator.release_cached()
+        program.run_between(allocator, slice(position, position + 1))
+        after[position + 1] = allocator.allocated_bytes
+    # An event of 0 bytes changes nothing and is not in the program.
+    return after[np.searchsorted(program.event_index, np.arange(len(events.kinds)), side="right")]
+
+
 def required_reserved_bytes(
     events: ReplayEvents,
     *,
@@ -208,7 +225,7 @@ class _Program:
         allocator = _new_allocator(mode, capacity_bytes, initial)
         start = 0
         for stop in (*self.release_positions, None):
-            failed_at = self._run_between(allocator, slice(start, stop))
+            failed_at = self.run_between(allocator, slice(start, stop))
             if failed_at is not None:
                 return allocator, failed_at
             if stop is not None:
@@ -216,7 +233,7 @@ class _Program:
                 start = stop
         return allocator, None
 
-    def _run_between(self, allocator: CachingAllocator, part: slice) -> int | None:
+    def run_between(self, allocator: CachingAllocator, part: slice) -> int | None:
         """Run some of the events; the position at which memory ran out, if it did."""
         allocate = allocator.allocate
         free = allocator.free

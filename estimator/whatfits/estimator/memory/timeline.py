@@ -8,6 +8,7 @@ Of accumulated micro-batches the first three are written: from the second on eac
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.profile import EventProgram, Token, expand
 from whatfits.estimator.specs import PeakPhase
 
-__all__ = ["CATEGORIES", "Timeline", "build_timeline"]
+__all__ = ["CATEGORIES", "STEP_PHASES", "Origin", "Timeline", "build_timeline", "micro_batch_timeline"]
 
 CATEGORIES = (
     "weights",
@@ -46,21 +47,54 @@ _LARGEST_ACCUMULATION = 3
 """Measured: peaks allocated, reserved and required are the same for 2, 3, 4, 8 and 16 micro-batches (60M to 1B,
 with and without checkpointing and bucket views)."""
 _MATRIX_PRODUCTS = frozenset({"mm", "bmm", "addmm", "baddbmm"})
-_STEP_PHASES = (StepPhase.first, StepPhase.steady, StepPhase.refresh)
+STEP_PHASES = (StepPhase.first, StepPhase.steady, StepPhase.refresh)
+
+
+class Origin(NamedTuple):
+    """What made a block: an operation in a module (`*` for the layer number), or a tensor of a parameter's."""
+
+    op: str
+    module: str
+    traced: bool = False
+    """Whether the operation is one of the traced model code, as PyTorch names it."""
+
+
+_OPTIMIZER = "optimizer"
+"""Module of what the update makes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
     """Events with what each block is for and the part of the step each event lies in.
 
-    category: index into CATEGORIES per event (an ALLOC's); phase: index into PeakPhase per event; step_starts: event
-    index at which each step begins.
+    category: index into CATEGORIES per event (an ALLOC's); phase: index into PeakPhase per event; origin: index into
+    origins per event (a FREE has that of the allocation before it); step_starts: event index at which each step begins.
     """
 
     events: ReplayEvents
     category: NDArray[np.int64]
     phase: NDArray[np.int64]
+    origin: NDArray[np.int64]
+    origins: tuple[Origin, ...]
     step_starts: tuple[int, ...]
+
+    def live_after(self, event: int) -> NDArray[np.int64]:
+        """Indices of the ALLOC events whose blocks are live after an event."""
+        until = slice(0, event + 1)
+        is_alloc = self.events.kinds[until] == ALLOC
+        blocks = self.events.blocks[until]
+        live = np.zeros(int(self.events.blocks.max()) + 1, dtype=bool)
+        live[blocks[is_alloc]] = True
+        live[blocks[~is_alloc]] = False
+        return np.flatnonzero(is_alloc & live[blocks])
+
+    def live_by_category(self, event: int) -> dict[str, int]:
+        """Requested bytes live after an event, for each of CATEGORIES."""
+        alive = self.live_after(event)
+        nbytes = np.bincount(
+            self.category[alive], weights=self.events.sizes[alive], minlength=len(CATEGORIES)
+        )
+        return dict(zip(CATEGORIES, map(int, nbytes), strict=True))
 
 
 class _Writer:
@@ -73,10 +107,14 @@ class _Writer:
         self.categories: list[int] = []
         self.phases: list[int] = []
         self.releases: list[int] = []
+        self.origin_of: list[int] = []
+        self.origins: dict[Origin, int] = {}
+        self.origin = 0
         self.phase = 0
         self.next_block = 0
 
-    def alloc(self, nbytes: int, category: int) -> int:
+    def alloc(self, nbytes: int, category: int, origin: Origin) -> int:
+        self.origin = self.origins.setdefault(origin, len(self.origins))
         block, self.next_block = self.next_block, self.next_block + 1
         self._append(ALLOC, block, nbytes, category)
         return block
@@ -90,6 +128,23 @@ class _Writer:
         self.sizes.append(nbytes)
         self.categories.append(category)
         self.phases.append(self.phase)
+        self.origin_of.append(self.origin)
+
+    def timeline(self, step_starts: tuple[int, ...]) -> Timeline:
+        """What was written."""
+        return Timeline(
+            events=ReplayEvents(
+                kinds=np.array(self.kinds, dtype=np.int8),
+                blocks=np.array(self.blocks, dtype=np.int64),
+                sizes=np.array(self.sizes, dtype=np.int64),
+                releases=tuple(self.releases),
+            ),
+            category=np.array(self.categories, dtype=np.int64),
+            phase=np.array(self.phases, dtype=np.int64),
+            origin=np.array(self.origin_of, dtype=np.int64),
+            origins=tuple(self.origins),
+            step_starts=step_starts,
+        )
 
 
 _WEIGHTS, _MASTERS, _STATES, _GRADIENTS, _, _, _TEMPORARIES, _COMMUNICATION, _WORKSPACE = range(
@@ -115,10 +170,16 @@ class _MicroBatch:
         self.labels: list[int] = events.label.tolist()
         self.num_blocks = events.num_blocks
         self.backward_start, self.end_start, self.stop = events.part_ends
+        self.origins = [Origin(x.op, x.module, traced=True) for x in program.labels]
         self.categories = [CATEGORIES.index(x.category) for x in program.labels]
         self.phases = [_PHASE_OF_LABEL[x.phase] for x in program.labels]
         self.is_product = [x.op in _MATRIX_PRODUCTS for x in program.labels]
         self.templates = [p.name for p in program.parameters]
+
+    def alloc(self, out: _Writer, label: int, nbytes: int) -> int:
+        """Write an allocation."""
+        out.phase = self.phases[label]
+        return out.alloc(nbytes, self.categories[label], self.origins[label])
 
 
 class _Run:
@@ -140,14 +201,14 @@ class _Run:
         """Weights and buffers, masters, then DDP's buckets."""
         tensors, out = self.memory.tensors, self.out
         for parameter in tensors.held:
-            out.alloc(parameter.nbytes, _WEIGHTS)
-        for nbytes in tensors.buffer_bytes:
-            out.alloc(nbytes, _WEIGHTS)
+            out.alloc(parameter.nbytes, _WEIGHTS, Origin("weight", parameter.name))
+        for (name, _), nbytes in zip(self.memory.table.buffers, tensors.buffer_bytes, strict=True):
+            out.alloc(nbytes, _WEIGHTS, Origin("buffer", name))
         if self.loop.master_weights:
             for trained in tensors.local:
-                out.alloc(trained.numel * MASTER_BYTES, _MASTERS)
+                out.alloc(trained.numel * MASTER_BYTES, _MASTERS, Origin("fp32 master weight", trained.name))
         for nbytes in tensors.bucket_bytes:
-            out.alloc(nbytes, _COMMUNICATION)
+            out.alloc(nbytes, _COMMUNICATION, Origin("DDP bucket", ""))
 
     def step(self, phase: StepPhase, grad_accum_steps: int) -> None:
         """All micro-batches, the update, and the gradients' release."""
@@ -184,7 +245,8 @@ class _Run:
         """fp32 copies of the gradients, each of which is freed once copied."""
         blocks = []
         for parameter in self.memory.tensors.local:
-            blocks.append(self.out.alloc(parameter.numel * MASTER_BYTES, _GRADIENTS))
+            nbytes = parameter.numel * MASTER_BYTES
+            blocks.append(self.out.alloc(nbytes, _GRADIENTS, Origin("fp32 gradient", parameter.name)))
             if parameter.name in self.gradients:
                 self.out.free(self.gradients.pop(parameter.name))
         return blocks
@@ -201,8 +263,7 @@ class _Run:
                 self._make_scaler()
             if kind == Token.ALLOC:
                 label = batch.labels[j]
-                out.phase = batch.phases[label]
-                numbers[block] = out.alloc(batch.sizes[j], batch.categories[label])
+                numbers[block] = batch.alloc(out, label, batch.sizes[j])
                 if batch.is_product[label] and thread not in self.workspace_threads:
                     self._add_workspace(thread)
             elif kind == Token.FREE:
@@ -219,7 +280,7 @@ class _Run:
 
     def _add_workspace(self, thread: str) -> None:
         self.workspace_threads.add(thread)
-        self.out.alloc(cublas_workspace_bytes(self.memory.gpu), _WORKSPACE)
+        self.out.alloc(cublas_workspace_bytes(self.memory.gpu), _WORKSPACE, Origin("cuBLAS workspace", ""))
 
     def _parameter_name(self, template: str, seen: dict[str, int]) -> str:
         """Backward completes the last layer's gradients first."""
@@ -239,10 +300,10 @@ class _Run:
 
     def _optimizer(self, events: list[OptimizerEvent]) -> None:
         out = self.out
-        for kind, key, nbytes, _ in events:
+        for kind, key, nbytes, label in events:
             if kind == "alloc":
                 is_state = not (isinstance(key, tuple) and key[0] == "tmp")
-                block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES)
+                block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES, Origin(label, _OPTIMIZER))
                 self.states.setdefault(key, deque()).append(block)
             elif isinstance(key, tuple) and key[0] == GRADIENT:
                 out.free(self.gradients.pop(key[1]))
@@ -271,18 +332,18 @@ def build_timeline(
     run = _Run(memory, _MicroBatch(program, symbols))
     run.setup()
     starts = []
-    for phase in _STEP_PHASES:
+    for phase in STEP_PHASES:
         starts.append(len(run.out.kinds))
         run.step(phase, min(grad_accum_steps, _LARGEST_ACCUMULATION))
-    out = run.out
-    return Timeline(
-        events=ReplayEvents(
-            kinds=np.array(out.kinds, dtype=np.int8),
-            blocks=np.array(out.blocks, dtype=np.int64),
-            sizes=np.array(out.sizes, dtype=np.int64),
-            releases=tuple(out.releases),
-        ),
-        category=np.array(out.categories, dtype=np.int64),
-        phase=np.array(out.phases, dtype=np.int64),
-        step_starts=tuple(starts),
-    )
+    return run.out.timeline(tuple(starts))
+
+
+def micro_batch_timeline(program: EventProgram, symbols: dict[str, int]) -> Timeline:
+    """Events of one micro-batch alone: no weights, no optimizer, its gradients kept."""
+    batch, out = _MicroBatch(program, symbols), _Writer()
+    for kind, block, nbytes, label in zip(batch.kinds, batch.blocks, batch.sizes, batch.labels, strict=True):
+        if kind == Token.ALLOC:
+            batch.alloc(out, label, nbytes)
+        elif kind == Token.FREE:
+            out.free(block)
+    return out.timeline((0,))

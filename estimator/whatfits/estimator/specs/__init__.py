@@ -29,6 +29,13 @@ from whatfits.estimator.specs.estimate import (
     StepTimeParts,
     TimeEstimate,
 )
+from whatfits.estimator.specs.explanation import (
+    ExplainedStep,
+    Explanation,
+    LiveGroup,
+    StepPart,
+    TimelinePoint,
+)
 from whatfits.estimator.specs.hardware import GpuSpec, HardwareSpec, LinkSpec
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec
@@ -63,11 +70,14 @@ __all__ = [
     "DeviceBytes",
     "Dtype",
     "Estimate",
+    "ExplainedStep",
+    "Explanation",
     "Framework",
     "GpuSpec",
     "HardwareSpec",
     "KeepOutputs",
     "LinkSpec",
+    "LiveGroup",
     "LoopSpec",
     "Loss",
     "MemoryBreakdown",
@@ -89,8 +99,10 @@ __all__ = [
     "Rejection",
     "RunSpec",
     "Seconds3",
+    "StepPart",
     "StepTimeParts",
     "TimeEstimate",
+    "TimelinePoint",
     "TrainingSpec",
     "Verdict",
     "assumptions_of",

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from whatfits.estimator.specs.base import Spec
 from whatfits.estimator.specs.enums import Basis, PeakPhase, Verdict
+from whatfits.estimator.specs.explanation import Explanation
 from whatfits.estimator.specs.run import RunSpec
 
 __all__ = [
@@ -180,3 +181,5 @@ class Estimate(Spec):
     """What the answer rests on."""
     spec: RunSpec
     """The run with everything filled in."""
+    explanation: Explanation | None = None
+    """What is live at the peak, and the step it lies in, where that was asked for."""

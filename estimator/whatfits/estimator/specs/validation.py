@@ -57,6 +57,8 @@ def _describe(entry: Mapping[str, Any], root: type[BaseModel] | None) -> InputEr
     accepted = entry["msg"].removeprefix("Input should be ")
     if kind == "missing":
         value, accepted, reason = None, "a value; this key has no default", "is missing"
+    elif kind == "bool_parsing":
+        accepted = "true or false"
     elif kind == "json_invalid":
         accepted, reason = "a JSON object", f"not valid JSON ({context.get('error', entry['msg'])})"
     elif kind == "too_short":

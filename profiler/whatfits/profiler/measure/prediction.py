@@ -1,6 +1,5 @@
 """What the product's model says of a case: its timeline of events, and the peaks of table and replay."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,13 +7,12 @@ import numpy as np
 from whatfits.estimator.catalog.gpus import load_gpus
 from whatfits.estimator.memory.classes import profile_key
 from whatfits.estimator.memory.compose import StepMemory
-from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
 from whatfits.estimator.memory.replay import ALLOC, replay
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, build_timeline
-from whatfits.estimator.profile import EventProgram, ProfileKey, Token, build_table, expand
+from whatfits.estimator.profile import EventProgram, ProfileKey, build_table
 from whatfits.estimator.specs import (
     ActivationCheckpointing,
     GpuSpec,
@@ -29,7 +27,6 @@ from whatfits.profiler.measure.events import EventList
 __all__ = ["Peaks", "Prediction", "case_key", "predict"]
 
 _PHASES = tuple(PeakPhase)
-_STEP_PHASES = (StepPhase.first, StepPhase.steady, StepPhase.refresh)
 _DEVICE_SCALAR_BYTES = 4
 
 
@@ -77,8 +74,7 @@ def predict(
         seq_len=case.seq_len,
         grad_accum_steps=case.grad_accum_steps,
     )
-    labels = _labels(memory, program, case, timeline)
-    events = _events(timeline, labels, on_cpu=on_cpu)
+    events = _events(timeline, on_cpu=on_cpu)
     if on_cpu:
         return Prediction(
             events=events,
@@ -121,7 +117,7 @@ def _gpu(compute_capability: str) -> GpuSpec:
     return any_gpu.model_copy(update={"compute_capability": compute_capability})
 
 
-def _events(timeline: Timeline, labels: list[str], *, on_cpu: bool) -> EventList:
+def _events(timeline: Timeline, *, on_cpu: bool) -> EventList:
     events, sizes = EventList(), dict[int, int]()
     columns = (timeline.events.kinds, timeline.events.blocks, timeline.events.sizes, timeline.category)
     starts = dict.fromkeys((0, *timeline.step_starts))
@@ -132,9 +128,9 @@ def _events(timeline: Timeline, labels: list[str], *, on_cpu: bool) -> EventList
             if on_cpu and _not_on_cpu(CATEGORIES[category], nbytes):
                 continue
             sizes[block] = nbytes
-            events.add(nbytes, block, labels[index])
+            events.add(nbytes, block, _label(timeline, index))
         elif block in sizes:
-            events.add(-sizes[block], block, labels[index])
+            events.add(-sizes[block], block, _label(timeline, index))
     return events
 
 
@@ -143,54 +139,10 @@ def _not_on_cpu(category: str, nbytes: int) -> bool:
     return category == "workspace" or (category == "optimizer_states" and nbytes == _DEVICE_SCALAR_BYTES)
 
 
-def _labels(memory: StepMemory, program: EventProgram, case: Case, timeline: Timeline) -> list[str]:
-    """Phase and, for what the traced micro-batch does, op and module of each event of the timeline."""
-    labels = [_PHASES[phase] + " " for phase in timeline.phase.tolist()]
-    symbols = memory.symbols(case.micro_batch_size, case.seq_len)
-    for step, start in zip(_STEP_PHASES, timeline.step_starts, strict=True):
-        position = start
-        for number in range(case.grad_accum_steps):
-            first = number == 0
-            for text in _micro_batch_labels(memory, program, symbols, step, first=first):
-                while timeline.category[position] == CATEGORIES.index("workspace"):
-                    labels[position] += "workspace"
-                    position += 1
-                labels[position] += text
-                position += 1
-            if number < case.grad_accum_steps - 1:
-                position += _num_end_frees(program, symbols)
-    for index, category in enumerate(timeline.category.tolist()):
-        if labels[index].endswith(" "):
-            labels[index] += CATEGORIES[category] if category >= 0 else ""
-    return [label.strip() for label in labels]
-
-
-def _micro_batch_labels(
-    memory: StepMemory, program: EventProgram, symbols: dict[str, int], step: StepPhase, *, first: bool
-) -> Iterator[str]:
-    """One label per event the timeline writes for a micro-batch's forward and backward, workspaces apart."""
-    events, _ = expand(program, symbols)
-    seen: dict[str, int] = {}
-    whole = {p.name: p for p in memory.tensors.whole}
-    layerwise = memory.optimizer.layerwise
-    for kind, label in list(zip(events.kind.tolist(), events.label.tolist(), strict=True))[
-        : events.part_ends[1]
-    ]:
-        if kind == Token.ALLOC:
-            origin = program.labels[label]
-            yield f"{origin.op} {origin.module}"
-        elif kind == Token.FREE:
-            yield ""
-        elif kind == Token.GRADIENT_READY:
-            template = program.parameters[label].name
-            seen[template] = seen.get(template, 0) + 1
-            name = template.replace("*", str(symbols["L"] - seen[template]), 1)
-            if layerwise:
-                yield from (f"update {name}" for _ in memory.optimizer.program.events((whole[name],), step))
-            if layerwise or not first:
-                yield f"gradient {name}"
-
-
-def _num_end_frees(program: EventProgram, symbols: dict[str, int]) -> int:
-    events, _ = expand(program, symbols)
-    return int((events.kind[events.part_ends[1] :] == Token.FREE).sum())
+def _label(timeline: Timeline, index: int) -> str:
+    """Phase and, of an allocation, what made it."""
+    phase = str(_PHASES[timeline.phase[index]])
+    if timeline.events.kinds[index] != ALLOC:
+        return phase
+    origin = timeline.origins[timeline.origin[index]]
+    return f"{phase} {origin.op} {origin.module}".strip()

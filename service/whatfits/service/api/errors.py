@@ -13,6 +13,7 @@ from starlette.responses import Response
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
+from whatfits.service.api.schemas import EstimateOptions
 from whatfits.service.problems import FieldProblem, build_pointer, build_problem_response, shorten_value
 
 __all__ = ["register_problem_handlers"]
@@ -65,7 +66,7 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     if isinstance(error.body, bytes):
         detail = "The request body must be JSON, sent with Content-Type: application/json."
         return build_problem_response(problems.UNSUPPORTED_MEDIA_TYPE, detail=detail, instance=path)
-    errors = _describe_body_errors(error, _find_spec(request))
+    errors = (*_describe_body_errors(error, _find_spec(request)), *_describe_query_errors(error))
     more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
     return build_problem_response(
         problems.INVALID_INPUT, detail=errors[0].detail + more, instance=path, errors=errors
@@ -78,9 +79,9 @@ def _answer_input_error(request: Request, error: InputError) -> Response:
     return build_problem_response(kind, detail=str(error), instance=request.url.path, errors=(described,))
 
 
-def _describe_field(place: Location, error: InputError) -> FieldProblem:
+def _describe_field(place: Location | None, error: InputError) -> FieldProblem:
     return FieldProblem(
-        pointer=build_pointer(place),
+        pointer=None if place is None else build_pointer(place),
         field=error.field,
         value=shorten_value(error.value),
         detail=str(error),
@@ -98,7 +99,7 @@ def _describe_body_errors(
     error: RequestValidationError, spec: type[BaseModel] | None
 ) -> tuple[FieldProblem, ...]:
     """One field problem for each place in the body that is wrong; none for a list whose items are."""
-    details = [{**detail, "loc": tuple(detail["loc"][1:])} for detail in error.errors()]
+    details = _details(error, "body")
     places = [_place(detail, error.body) for detail in details]
     return tuple(
         _describe_field(place, cause)
@@ -106,6 +107,18 @@ def _describe_body_errors(
         if not any(len(other) > len(place) and other[: len(place)] == place for other in places)
         for cause in describe_errors([detail], spec)
     )
+
+
+def _describe_query_errors(error: RequestValidationError) -> tuple[FieldProblem, ...]:
+    """One field problem for each query parameter that is wrong."""
+    causes = describe_errors(_details(error, "query"), EstimateOptions)
+    return tuple(_describe_field(None, cause) for cause in causes)
+
+
+# Pydantic's error details hold whatever was sent.
+def _details(error: RequestValidationError, source: str) -> list[dict[str, Any]]:
+    """The errors of one part of a request, located within it."""
+    return [{**x, "loc": tuple(x["loc"][1:])} for x in error.errors() if x["loc"][0] == source]
 
 
 # Pydantic's error details, and the body, hold whatever was sent.

@@ -1,6 +1,8 @@
-"""Shapes of the API that are not specs: lists, and optimizer facts without their code."""
+"""Shapes of the API that are not specs: lists, optimizer facts without their code, and query parameters."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from whatfits.estimator.catalog.evidence import QualityRow, load_quality, load_trainer_names
 from whatfits.estimator.memory.at_7b import cost_at_7b
@@ -9,11 +11,25 @@ from whatfits.estimator.specs import GpuSpec, ModelSpec, OptimizerImplementation
 from whatfits.estimator.specs.layerwise import ONE_LAYER_OPTIMIZERS
 from whatfits.estimator.specs.low_rank import WHOLE_MATRIX_OPTIMIZERS
 
-__all__ = ["GpuList", "ModelList", "OptimizerEntry", "OptimizerList", "describe_optimizer"]
+__all__ = ["EstimateOptions", "GpuList", "ModelList", "OptimizerEntry", "OptimizerList", "describe_optimizer"]
 
 
 class _Shape(BaseModel):
     model_config = ConfigDict(frozen=True)
+
+
+class EstimateOptions(BaseModel):
+    """What is asked about a run besides the run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    explain: Annotated[
+        bool,
+        Field(
+            description="Whether to name what is live at the peak, by module and operation, and how memory moves over "
+            "the step that it lies in; not under FSDP."
+        ),
+    ] = False
 
 
 class ModelList(_Shape):

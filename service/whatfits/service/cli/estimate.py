@@ -79,6 +79,10 @@ def estimate(
     ] = None,
     tp: Annotated[int | None, typer.Option(metavar="N", help="Tensor-parallel degree.")] = None,
     allocator: Annotated[str | None, typer.Option(metavar="NAME", help="classic or expandable.")] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Name what is live at the peak, and draw memory over the step."),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 4 if the answer is uncertain.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answer of POST /api/v1/estimates.")
@@ -114,10 +118,11 @@ def estimate(
     options = drop_unset(
         model=model, hardware=gpus, training=training, parallelism=parallelism, allocator=allocator
     )
-    _show(_answer(spec, options), strict=strict, as_json=as_json)
+    _show(_answer(spec, options, explain=explain), strict=strict, as_json=as_json)
 
 
-def _answer(source: str | None, options: dict[str, Any]) -> "Estimate":  # Any: unchecked options
+# Any: unchecked options.
+def _answer(source: str | None, options: dict[str, Any], *, explain: bool) -> "Estimate":
     """Estimate the run that a file, or else the options, describe."""
     from whatfits.estimator import estimate_run
     from whatfits.estimator.catalog import model_argument, parse_gpus
@@ -130,13 +135,13 @@ def _answer(source: str | None, options: dict[str, Any]) -> "Estimate":  # Any: 
             raise InputError(
                 "SPEC", source, _REPLACED_BY_FILE, reason=f"given together with {', '.join(options)}"
             )
-        return estimate_run(RunSpec.model_validate(read_spec(source)))
+        return estimate_run(RunSpec.model_validate(read_spec(source)), explain=explain)
     for name, flag in (("model", "--model"), ("hardware", "--gpus")):
         if name not in options:
             raise InputError(flag, None, "SPEC.json, - or both --model and --gpus", reason="not given")
     hardware, assumptions = parse_gpus(options["hardware"])
     run = {**options, "model": model_argument(options["model"]), "hardware": hardware}
-    answer = estimate_run(RunSpec.model_validate(run))
+    answer = estimate_run(RunSpec.model_validate(run), explain=explain)
     known = answer.provenance.assumptions
     added = tuple(sentence for sentence in assumptions if sentence not in known)
     provenance = answer.provenance.model_copy(update={"assumptions": (*added, *known)})

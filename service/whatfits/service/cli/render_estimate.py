@@ -9,6 +9,7 @@ from rich.text import Text
 from whatfits.estimator.specs import Estimate, MemoryEstimate, TimeEstimate, Verdict
 from whatfits.estimator.units import format_bytes, format_seconds
 from whatfits.service.cli.output import build_table, print_rendered
+from whatfits.service.cli.render_explanation import build_live_table, build_step_table
 from whatfits.service.cli.wording import (
     VERDICT_STYLES,
     word_interval,
@@ -28,6 +29,7 @@ def render_estimate(answer: Estimate) -> None:
         _word_run(answer),
         "",
         _build_breakdown_table(answer.memory),
+        *_build_explanation(answer),
         "",
         _build_device_table(answer.memory),
         "",
@@ -77,6 +79,13 @@ def _build_device_table(memory: MemoryEstimate) -> Table:
     breakdown = memory.device_breakdown
     terms = ((name, getattr(breakdown, name)) for name in type(breakdown).model_fields)
     return _build_bytes_table("On the device", terms, breakdown.total)
+
+
+def _build_explanation(answer: Estimate) -> list[RenderableType]:
+    """Build the tables of the explanation, if there is one."""
+    if answer.explanation is None:
+        return []
+    return ["", build_live_table(answer.explanation), "", build_step_table(answer.explanation)]
 
 
 def _build_bytes_table(title: str, terms: Iterable[tuple[str, int]], total: int) -> Table:

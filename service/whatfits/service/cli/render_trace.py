@@ -1,4 +1,4 @@
-"""A trace in a terminal: the libraries, what was found, how exact it is and how to use it."""
+"""A trace in a terminal: the libraries, what was found, how exact it is, how to use it, and what its peak is made of."""
 
 import json
 
@@ -8,6 +8,7 @@ from rich.text import Text
 from whatfits.estimator.profile import DEFAULT_STACK
 from whatfits.estimator.units import format_bytes
 from whatfits.service.cli.output import build_table, print_rendered
+from whatfits.service.cli.render_explanation import build_live_table, build_step_table
 from whatfits.service.cli.trace_answer import TraceAnswer
 
 
@@ -18,7 +19,8 @@ def render_trace(answer: TraceAnswer) -> None:
     for name, text in _lines(answer):
         table.add_row(name, text)
     title: RenderableType = Text(f"{answer.model}: {answer.profile}", style="bold")
-    print_rendered(title, table)
+    explained = build_live_table(answer.explanation), "", build_step_table(answer.explanation)
+    print_rendered(title, table, "", *explained)
 
 
 def _lines(answer: TraceAnswer) -> list[tuple[str, str]]:

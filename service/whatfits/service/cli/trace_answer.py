@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from whatfits.estimator.memory.explain import explain_micro_batch
+from whatfits.estimator.specs import Explanation
+
 if TYPE_CHECKING:
     from whatfits.profiler.trace.produce import Produced
 
@@ -52,6 +55,8 @@ class TraceAnswer(BaseModel):
     """Parameters and buffers."""
     held_out: tuple[HeldOutPoint, ...]
     saved_to: str | None
+    explanation: Explanation
+    """What is live at the rounded peak, and how memory moves over the micro-batch."""
 
 
 def describe_trace(
@@ -90,4 +95,5 @@ def describe_trace(
             for point in produced.held_out
         ),
         saved_to=str(folder) if produced.fallback is None else None,
+        explanation=explain_micro_batch(program, dict(dims)),
     )

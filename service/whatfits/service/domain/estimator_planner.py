@@ -12,8 +12,8 @@ _WARM_UP_QUESTION = PlanRequest(model="galore-llama-60m", hardware="2xa100-80gb"
 class EstimatorPlanner:
     """Answers with the estimator."""
 
-    def estimate(self, run: RunSpec) -> Estimate:
-        return estimate_run(run)
+    def estimate(self, run: RunSpec, *, explain: bool = False) -> Estimate:
+        return estimate_run(run, explain=explain)
 
     def plan(self, request: PlanRequest) -> Plan:
         return plan_runs(request)

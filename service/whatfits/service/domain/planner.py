@@ -10,8 +10,8 @@ __all__ = ["Planner"]
 class Planner(Protocol):
     """Answers the two questions of the API."""
 
-    def estimate(self, run: RunSpec) -> Estimate:
-        """The estimate of one run."""
+    def estimate(self, run: RunSpec, *, explain: bool = False) -> Estimate:
+        """The estimate of one run, with the live set of its peak if that is to be explained."""
         ...
 
     def plan(self, request: PlanRequest) -> Plan:
