@@ -24,10 +24,11 @@ from whatfits.estimator.specs import (
     Explanation,
     MemoryEstimate,
     RunSpec,
+    TimeEstimate,
     require_kernel,
     require_supported,
 )
-from whatfits.estimator.timing import step_times, time_at
+from whatfits.estimator.timing import step_times, time_at, timed_model
 
 __all__ = ["estimate_run", "step_memory"]
 
@@ -60,7 +61,7 @@ def estimate_run(run: RunSpec, *, explain: bool = False) -> Estimate:
 def _estimate(run_json: str, assumptions: tuple[str, ...], explain: bool) -> Estimate:
     """Estimate of a resolved run; cached, since a replay costs a second."""
     resolved = resolve_run(RunSpec.model_validate_json(run_json))
-    run, training = resolved.run, resolved.run.training
+    run = resolved.run
     memory = step_memory(resolved)
     device = Device(
         gpu=resolved.gpu,
@@ -69,6 +70,19 @@ def _estimate(run_json: str, assumptions: tuple[str, ...], explain: bool) -> Est
     )
     memory_estimate, explanation = _memory(resolved, memory, device, explain=explain)
     probability = device.probability(memory_estimate)
+    return Estimate(
+        fits=verdict_of(probability),
+        fit_probability=probability,
+        memory=memory_estimate,
+        time=_time(resolved, memory) if timed_model(resolved.model) is not None else None,
+        provenance=provenance_of(run, memory, assumptions),
+        spec=run,
+        explanation=explanation,
+    )
+
+
+def _time(resolved: ResolvedRun, memory: StepMemory) -> TimeEstimate:
+    run, training = resolved.run, resolved.run.training
     times = step_times(
         memory.optimizer,
         training,
@@ -79,15 +93,7 @@ def _estimate(run_json: str, assumptions: tuple[str, ...], explain: bool) -> Est
         grad_accum_steps=training.grad_accum_steps,
         checkpointing=training.activation_checkpointing is ActivationCheckpointing.FULL,
     )
-    return Estimate(
-        fits=verdict_of(probability),
-        fit_probability=probability,
-        memory=memory_estimate,
-        time=time_at(times, 0),
-        provenance=provenance_of(run, memory, assumptions),
-        spec=run,
-        explanation=explanation,
-    )
+    return time_at(times, 0)
 
 
 def step_memory(resolved: ResolvedRun) -> StepMemory:

@@ -4,13 +4,16 @@ import math
 
 from numpy.typing import ArrayLike
 
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import optimizer_facts
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.specs import (
     GpuSpec,
     HardwareSpec,
+    Inputs,
     Method,
+    ModelSpec,
     OptimizerImplementation,
     OptimizerSpec,
     Seconds3,
@@ -22,7 +25,7 @@ from whatfits.estimator.specs import (
 from whatfits.estimator.time import Arithmetic, OptimizerWork, StepTimes, estimate_step_time
 from whatfits.estimator.time.communication import Placement as TimePlacement
 
-__all__ = ["arithmetic_of", "optimizer_work", "step_times", "time_at"]
+__all__ = ["arithmetic_of", "optimizer_work", "step_times", "time_at", "timed_model"]
 
 _KERNELS_PER_PARAMETER = 12
 """Launches of one parameter's update. Assumed: the middle of the 10 to 15 that eager AdamW's operators make; it
@@ -84,6 +87,26 @@ def arithmetic_of(training: TrainingSpec, optimizer: OptimizerOnRank) -> Arithme
     )
 
 
+def timed_model(model: ModelSpec) -> ModelSpec | None:
+    """The LLaMA whose step time stands for a model's: of the same width, heads and depth, and as many parameters.
+
+    Its feed-forward width i makes the count: 3 h i L = N - V h (2 - tied) - 2 L h d (a + k), N the parameters a token
+    passes through. None for what is not trained on tokens alone or has no heads.
+
+    Assumes: work is in proportion to these parameters; all experts' gradients travel like theirs.
+    """
+    if model.config is None:
+        return model
+    dims = model.dims
+    if model.inputs is not Inputs.TOKENS or not set("hakdVL") <= set(dims):
+        return None
+    count = model.num_active_parameters or model.num_parameters
+    embeddings = dims["V"] * dims["h"] * (1 if model.tie_embeddings else 2)
+    attention = 2 * dims["L"] * dims["h"] * dims["d"] * (dims["a"] + dims["k"])
+    width = max(round((count - embeddings - attention) / (3 * dims["h"] * dims["L"])), 1)
+    return model.model_copy(update={"intermediate_size": width, "num_parameters": count, "config": None})
+
+
 def step_times(
     optimizer: OptimizerOnRank,
     training: TrainingSpec,
@@ -95,9 +118,18 @@ def step_times(
     grad_accum_steps: ArrayLike,
     checkpointing: ArrayLike,
 ) -> StepTimes:
-    """Step times of one optimizer and placement over arrays of batch choices; the rest is as in `training`."""
+    """Step times of one optimizer and placement over arrays of batch choices; the rest is as in `training`.
+
+    Raises:
+        UnsupportedError: no step time is known of the model.
+    """
+    model = timed_model(optimizer.tensors.model)
+    if model is None:
+        name, given = optimizer.tensors.model.architecture, str(optimizer.tensors.model.inputs)
+        reason = f"the step time of {name} is not modelled yet, and plans are ranked by it"
+        raise UnsupportedError("model", given, "a model of tokens with attention heads", reason=reason)
     return estimate_step_time(
-        optimizer.tensors.model,
+        model,
         gpu,
         micro_batch_size=micro_batch_size,
         seq_len=seq_len,

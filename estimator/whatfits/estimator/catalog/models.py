@@ -3,13 +3,14 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from whatfits.estimator.catalog.llama import model_from_config
+from whatfits.estimator.catalog.config_models import model_from_any_config
+from whatfits.estimator.catalog.llama import is_modelled, model_from_config
 from whatfits.estimator.catalog.names import model_name_key
+from whatfits.estimator.catalog.rows import catalog_rows
 from whatfits.estimator.errors import InputError, UnknownNameError, UnsupportedError, near_matches
 from whatfits.estimator.specs.model import ModelSpec
 
@@ -32,13 +33,13 @@ Config = dict[str, Any]
 @lru_cache(maxsize=1)
 def load_models() -> Mapping[str, ModelSpec]:
     """All models by name, in the order of the data file."""
-    return MappingProxyType({row["name"]: _model_from_row(row) for row in _rows()})
+    return MappingProxyType({row["name"]: _model_from_row(row) for row in catalog_rows()})
 
 
 def catalog_config(name: str) -> Config:
     """The keys of the Hugging Face config that decide the shapes of a catalog model."""
     model = find_model(name)
-    return next(dict(row["config"]) for row in _rows() if row["name"] == model.name)
+    return next(dict(row["config"]) for row in catalog_rows() if row["name"] == model.name)
 
 
 def find_model(model: str | Path | Mapping[str, Any], *, field: str = "model") -> ModelSpec:
@@ -60,9 +61,9 @@ def resolve_model(
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The model that is meant, and what had to be assumed to say so."""
     if isinstance(model, Path):
-        return model_from_config(read_model_config(model, field=field), source=str(model), field=field), ()
+        return _read_model(read_model_config(model, field=field), source=str(model), field=field), ()
     if not isinstance(model, str):
-        return model_from_config(model, field=field), ()
+        return _read_model(model, field=field), ()
     if model.startswith("python:"):
         raise UnsupportedError(field, model, _ACCEPTED, reason="modules of your own are not traced yet")
     key = model_name_key(model)
@@ -76,6 +77,14 @@ def resolve_model(
     close = dict.fromkeys(spellings[match] for match in near_matches(model, spellings, limit=8))
     reason = f"no model is called {model!r}"
     raise UnknownNameError(field, model, _ACCEPTED, reason=reason, suggestions=list(close)[:3])
+
+
+def _read_model(
+    config: Mapping[str, Any], *, name: str | None = None, source: str = "config.json", field: str = "model"
+) -> ModelSpec:
+    """By the shipped classes of an architecture where they cover the config, else by a trace of it alone."""
+    read = model_from_config if is_modelled(config) else model_from_any_config
+    return read(config, name=name, source=source, field=field)
 
 
 def model_argument(text: str) -> str | Config:
@@ -111,20 +120,13 @@ def read_model_config(path: Path, *, field: str = "model") -> Config:
 
 
 def _model_from_row(row: Config) -> ModelSpec:
-    model = model_from_config(row["config"], name=row["name"], source=row["source"], field=row["name"])
+    model = _read_model(row["config"], name=row["name"], source=row["source"], field=row["name"])
     if model.num_parameters != row["num_parameters"]:
         raise AssertionError(
             f"{model.name}: {model.num_parameters} parameters, the data says {row['num_parameters']}"
         )
     names = {key: tuple(row.get(key, ())) for key in ("aliases", "default_for")}
     return model.model_copy(update={**names, "hf_id": row.get("hf_id"), "note": row.get("note")})
-
-
-@lru_cache(maxsize=1)
-def _rows() -> list[Config]:
-    text = files("whatfits.estimator.catalog").joinpath("models.json").read_text(encoding="utf-8")
-    rows: list[Config] = json.loads(text)["models"]
-    return rows
 
 
 def _spellings(model: ModelSpec) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ _MAKERS = re.compile(r"\b(nvidia|geforce|tesla|amd|instinct|radeon|intel|habana)
 _CAPACITY = re.compile(r"(\d+)\s*(gib|gb|g)(?![a-z])")
 _GENERATION = re.compile(r"(sxm|pcie)\d?")
 _PUNCTUATION = re.compile(r"[^a-z0-9]+")
+_OUTSIDE_NUMBERS = re.compile(r"[^a-z0-9.]+|(?<!\d)\.|\.(?!\d)")
 _MODEL_SUFFIX = re.compile(r"[-_ ](hf|instruct|chat|chat-hf)$")
 
 
@@ -29,5 +30,8 @@ def gpu_keys(family: str, capacity: str, form_factor: str | None) -> Iterator[st
 
 
 def model_name_key(name: str) -> str:
-    """The form in which model names are equal: "LLaMA 3.1 8B" and "llama-3.1-8b" give "llama318b"."""
-    return _PUNCTUATION.sub("", _MODEL_SUFFIX.sub("", name.casefold().strip()))
+    """The form in which model names are equal: "LLaMA 3.1 8B" and "llama-3.1-8b" give "llama3.18b".
+
+    Points in numbers count: opt-1.3b is not opt-13b.
+    """
+    return _OUTSIDE_NUMBERS.sub("", _MODEL_SUFFIX.sub("", name.casefold().strip()))

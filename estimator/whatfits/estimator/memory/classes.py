@@ -4,7 +4,14 @@ from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outputs
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import RankTensors
-from whatfits.estimator.profile import CountTable, EventProgram, ProfileKey, load_program, load_table
+from whatfits.estimator.profile import (
+    CountTable,
+    EventProgram,
+    ProfileKey,
+    config_id,
+    load_program,
+    load_table,
+)
 from whatfits.estimator.profile.program import ProfileHead
 from whatfits.estimator.profile.store import find_stack
 from whatfits.estimator.specs import (
@@ -54,10 +61,12 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
     Raises:
         UnsupportedError: the model has fewer layers than the shipped tables cover.
     """
+    if model.config is not None:
+        return _config_key(model, model.config, training, gpu)
     if model.num_layers < MIN_LAYERS:
         reason = f"{model.num_layers} layers are fewer than the shipped profiles cover"
         raise UnsupportedError("model.num_layers", model.num_layers, f"{MIN_LAYERS} and more", reason=reason)
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    heads, kv_heads = model.dims["a"], model.dims["k"]
     kv = "full" if kv_heads == heads else "one" if kv_heads == 1 else "grouped"
     return ProfileKey(
         architecture=model.architecture,
@@ -73,6 +82,27 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
         adapter=_adapter(training.method, training.adapter),
         sequence="other" if training.seq_len % 8 else "eights",
         first_kernel=first_kernel(training, gpu),
+    )
+
+
+def _config_key(model: ModelSpec, config: str, training: TrainingSpec, gpu: GpuSpec | None) -> ProfileKey:
+    """Class of one config: its lengths lie above some of its attention's windows."""
+    eights = not model.takes_tokens or training.seq_len % 8 == 0
+    above = max((w for w in model.windows if w < training.seq_len), default=0)
+    return ProfileKey(
+        architecture=model.architecture,
+        precision=_module_precision(training),
+        attention="eager" if training.attention is Attention.EAGER else "sdpa",
+        checkpointing=training.checkpointing_policy or str(training.activation_checkpointing),
+        loss=str(training.loss),
+        micro_batch="one" if training.micro_batch_size == 1 else "many",
+        kv_heads="any",
+        tied=model.tie_embeddings,
+        mask="packed" if training.packed_sequences else "none",
+        adapter=_adapter(training.method, training.adapter),
+        sequence=("eights" if eights else "other") + (f"_above_{above}" if above else ""),
+        first_kernel=first_kernel(training, gpu),
+        config=config_id(config),
     )
 
 

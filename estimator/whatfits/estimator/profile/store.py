@@ -77,7 +77,7 @@ def _places() -> tuple[Any, ...]:
 
 def _stacks_in(place: Any) -> Iterator[dict[str, str]]:
     if place.is_dir():
-        for folder in sorted(x.name for x in place.iterdir() if x.is_dir()):
+        for folder in sorted(x.name for x in place.iterdir() if x.is_dir() and "-" in x.name):
             yield dict(part.split("-", 1) for part in folder.split("_") if "-" in part)
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "Basis",
     "Dtype",
     "Framework",
+    "Inputs",
     "KeepOutputs",
     "Loss",
     "Method",
@@ -29,6 +30,16 @@ class Method(StrEnum):
     LORA = "lora"
     QLORA = "qlora"
     DORA = "dora"
+
+
+class Inputs(StrEnum):
+    """What a model is trained on."""
+
+    TOKENS = "tokens"
+    TOKENS_AND_TARGETS = "tokens_and_targets"
+    IMAGES = "images"
+    IMAGES_AND_TOKENS = "images_and_tokens"
+    FEATURES = "features"
 
 
 class Framework(StrEnum):

@@ -175,8 +175,8 @@ class Estimate(Spec):
     """How sure that is."""
     memory: MemoryEstimate
     """Memory of the busiest device."""
-    time: TimeEstimate
-    """Time of one step."""
+    time: TimeEstimate | None
+    """Time of one step; null where the time model does not know the architecture."""
     provenance: Provenance
     """What the answer rests on."""
     spec: RunSpec

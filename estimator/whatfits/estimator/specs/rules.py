@@ -5,10 +5,12 @@ run is modelled yet is another question: `whatfits.estimator.specs.support`.
 """
 
 import re
+from collections.abc import Iterator
 
 from whatfits.estimator.errors import InputError, UnknownNameError, near_matches
 from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
+    Inputs,
     Method,
     OptimizerImplementation,
     OptimizerName,
@@ -57,13 +59,15 @@ def check_run(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
 
 def check_model(model: ModelSpec, *, field: str = "model") -> None:
     """Raise an `InputError` where a model's heads do not add up."""
-    heads, kv_heads = model.num_attention_heads, model.num_key_value_heads
+    if model.config is not None:
+        return  # transformers built it
+    heads, kv_heads, head_dim = (model.dims[symbol] for symbol in "akd")
     if heads % kv_heads:
         reason = f"num_key_value_heads {kv_heads} does not divide {heads} attention heads"
         raise InputError(f"{field}.num_key_value_heads", kv_heads, f"a divisor of {heads}", reason=reason)
-    if model.head_dim % 2:
-        reason = f"head_dim {model.head_dim} is odd, but rotary embeddings turn pairs"
-        raise InputError(f"{field}.head_dim", model.head_dim, "an even number", reason=reason)
+    if head_dim % 2:
+        reason = f"head_dim {head_dim} is odd, but rotary embeddings turn pairs"
+        raise InputError(f"{field}.head_dim", head_dim, "an even number", reason=reason)
 
 
 def check_optimizer(optimizer: OptimizerSpec, model: ModelSpec, *, field: str = "training.optimizer") -> None:
@@ -204,7 +208,7 @@ def _check_degrees(run: RunSpec, model: ModelSpec) -> None:
         (model.num_key_value_heads, "key-value heads"),
         (model.intermediate_size, "columns of intermediate_size"),
     ):
-        if size % axes.tp_degree:
+        if size is not None and size % axes.tp_degree:
             reason = f"tp_degree {axes.tp_degree} does not divide {size} {what}"
             raise InputError("parallelism.tp_degree", axes.tp_degree, f"a divisor of {size}", reason=reason)
     if axes.sequence_parallel and axes.tp_degree == 1:
@@ -240,18 +244,17 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
     """What a valid run relies on without saying so, one sentence each."""
     found = []
     seq_len, longest = run.training.seq_len, model.max_position_embeddings
-    if seq_len > longest:
+    if longest is not None and seq_len > longest:
         found.append(
             f"seq_len {seq_len} is beyond the {longest} positions in the config of {model.name}; rotary embeddings "
             "allow it, and memory does not depend on it."
         )
+    found += _of_config(model)
     optimizer = run.training.optimizer
-    smallest = min(
-        model.hidden_size,
-        model.intermediate_size,
-        model.head_dim * model.num_attention_heads,
-        model.head_dim * model.num_key_value_heads,
-    )
+    dims = model.dims
+    sides = [dims["h"], *([dims["i"]] if "i" in dims else [])]
+    sides += [dims["d"] * dims[heads] for heads in "ak" if heads in dims and "d" in dims]
+    smallest = min(sides)
     # FRUGAL's rank is a density, at most 1.
     if (
         optimizer.rank is not None
@@ -269,3 +272,19 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
     if gpu.vendor != "nvidia":
         found.append(f"Kernels and the allocator are modelled as under CUDA; {gpu.name} may differ.")
     return tuple(found)
+
+
+def _of_config(model: ModelSpec) -> Iterator[str]:
+    """What a profile of one config takes for granted."""
+    if model.config is None:
+        return
+    yield f"{model.architecture} as transformers builds it from the config, with its own dropout."
+    if model.num_active_parameters is not None:
+        yield (
+            "Experts: all tokens times experts per token lie in one tensor each, so that memory does not depend on "
+            "how tokens are routed (transformers' grouped_mm experts)."
+        )
+    if model.inputs is Inputs.IMAGES_AND_TOKENS:
+        yield "One image of the config's size per sequence; its tokens are part of seq_len."
+    if model.inputs is Inputs.FEATURES:
+        yield "Audio of the encoder's full length; seq_len counts the decoder's tokens."

@@ -63,6 +63,7 @@ def require_supported(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
     _require_loop(run)
     _require_method(run, model)
     _require_placement(run)
+    _require_of_config(run, model)
     _require_whole_training(run)
 
 
@@ -100,11 +101,14 @@ def require_kernel(kernel: str, model: ModelSpec, gpu: GpuSpec) -> None:
         )
         accepted = "attention eager, or a GPU of compute capability 8.0 or above"
         raise UnsupportedError("hardware.gpu", gpu.id, accepted, reason=reason)
-    largest = _LARGEST_FLASH_HEAD_DIM if kernel in ("flash", "cudnn") else model.head_dim
-    if kernel in ("flash", "efficient", "cudnn") and (model.head_dim % 8 or model.head_dim > largest):
-        reason = f"head_dim {model.head_dim} does not run on the {kernel} kernel as it is"
+    if model.config is not None:
+        return  # its own heads were traced
+    head_dim = model.dims["d"]
+    largest = _LARGEST_FLASH_HEAD_DIM if kernel in ("flash", "cudnn") else head_dim
+    if kernel in ("flash", "efficient", "cudnn") and (head_dim % 8 or head_dim > largest):
+        reason = f"head_dim {head_dim} does not run on the {kernel} kernel as it is"
         accepted = f"a multiple of 8 up to {_LARGEST_FLASH_HEAD_DIM}, or attention eager"
-        raise UnsupportedError("model.head_dim", model.head_dim, accepted, reason=reason)
+        raise UnsupportedError("model.head_dim", head_dim, accepted, reason=reason)
 
 
 def _require(field: str, value: object, supported: frozenset[object]) -> None:
@@ -190,6 +194,28 @@ def _require_whole_training(run: RunSpec) -> None:
         reason = f"{name} keeps fp32 copies of its own, and its gradients are never scaled"
         accepted = f"bf16, bf16_mixed or fp32 for {name}"
         raise UnsupportedError("training.precision", str(training.precision), accepted, reason=reason)
+
+
+def _require_of_config(run: RunSpec, model: ModelSpec) -> None:
+    """What profiles of one config do not know."""
+    if model.config is None:
+        return
+    training = run.training
+    for field, value, accepted in (
+        ("training.method", training.method, frozenset({Method.FULL})),
+        ("training.loss", training.loss, frozenset({Loss.STANDARD})),
+        ("training.packed_sequences", training.packed_sequences, frozenset({False})),
+        ("training.dropout", training.dropout, frozenset({0.0})),
+        ("parallelism.dp_shard_degree", run.parallelism.dp_shard_degree, frozenset({1})),
+    ):
+        if value not in accepted:
+            only = ", ".join(_word(option) for option in accepted)
+            reason = f"{_word(value)} is not modelled yet for {model.architecture}"
+            raise UnsupportedError(field, value, only, reason=reason)
+    if training.optimizer.name in ONE_LAYER_OPTIMIZERS:
+        name = training.optimizer.name
+        reason = f"{name} of {model.architecture} is not modelled yet"
+        raise UnsupportedError("training.optimizer.name", str(name), "another optimizer", reason=reason)
 
 
 def _require_placement(run: RunSpec) -> None:

@@ -16,8 +16,10 @@ from whatfits.estimator.profile.store import save_class, stack_folder
 from whatfits.profiler.trace.child_process import TraceChild, TraceFailedError
 from whatfits.profiler.trace.classes import StructureClass, shipped_structures
 from whatfits.profiler.trace.compile import StructureError
+from whatfits.profiler.trace.config_classes import shipped_config_classes
 from whatfits.profiler.trace.produce import compile_and_verify
 from whatfits.profiler.trace.sizes import SizeFitError
+from whatfits.profiler.trace.stack import running_stack
 
 SHIPPED = Path(__file__).parents[4] / "estimator/whatfits/estimator/profile/data"
 
@@ -28,10 +30,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=SHIPPED)
     parser.add_argument("--python", default=sys.executable, help="interpreter whose libraries are traced")
     parser.add_argument("--only", default="", metavar="TEXT", help="only classes whose name contains this")
+    parser.add_argument("--missing", action="store_true", help="only classes that this stack has no file of")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
     started = time.perf_counter()
-    structures = [x for x in shipped_structures() if options.only in x.key.slug]
+    of_configs = () if options.python != sys.executable else shipped_config_classes()
+    structures = [x for x in (*shipped_structures(), *of_configs) if options.only in x.key.slug]
+    if options.missing:
+        folder = options.folder / stack_folder(running_stack())
+        structures = [x for x in structures if not (folder / f"{x.key.slug}.table.json.gz").is_file()]
     shares = [structures[j :: options.processes] for j in range(options.processes)]
     with ProcessPoolExecutor(options.processes) as pool:
         failed = sum(pool.map(partial(_build, python=options.python, folder=options.folder), shares))

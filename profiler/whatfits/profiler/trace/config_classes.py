@@ -4,14 +4,17 @@ Everything but batch and sequence lengths is a number there. Lengths on either s
 of their own, since a mask is made above it alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 
-from whatfits.estimator.profile import config_id
+from whatfits.estimator.catalog.rows import catalog_rows
+from whatfits.estimator.profile import canonical_config, config_id
 from whatfits.profiler.trace.classes import StructureClass, key_of
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import Dims, StepOptions
 
-__all__ = ["config_class", "other_lengths"]
+__all__ = ["config_class", "other_lengths", "shipped_config_classes"]
 
 _BATCHES = (2, 5, 3, 7, 4, 3, 6, 2)
 _SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.5, 0.13, 0.97)
@@ -20,6 +23,7 @@ _TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.93, 0.71, 0.26)
 _HELD_OUT = ((8, 0.45, 0.63), (3, 0.83, 0.34))
 """Batch and lengths of the held-out points."""
 _LONGEST_TRACED = 2048
+_SEQUENTIAL = ("mamba",)
 _SHORTEST_RANGE = 8
 
 
@@ -58,6 +62,26 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
         facts=facts,
         held_out=held_out,
     )
+
+
+def shipped_config_classes() -> Iterator[StructureClass]:
+    """Of each catalog model whose architecture has no classes: bf16, with and without checkpointing, up to the default length.
+
+    But for Mamba: its code in transformers steps through the sequence token by token where mamba-ssm is not installed,
+    so that its events are as many as there are tokens.
+    """
+    for row in catalog_rows():
+        if "facts" not in row or row["config"]["model_type"] in _SEQUENTIAL:
+            continue
+        facts = ConfigFacts.from_json(row["facts"])
+        for checkpointing, batch in product(("none", "full") if facts.checkpoints else ("none",), (2, 1)):
+            options = StepOptions(
+                architecture=facts.architecture,
+                config=canonical_config(row["config"]),
+                checkpointing=checkpointing,
+            )
+            length = min(_LONGEST_TRACED, facts.longest or _LONGEST_TRACED) if _has_tokens(facts) else 1
+            yield config_class(options, facts, {"b": batch, "s": length - length % _SHORTEST_RANGE or 1})
 
 
 def other_lengths(structure: StructureClass) -> StructureClass | None:

@@ -1,6 +1,6 @@
 """What a config says about its model, found by building it on `meta`; plain data that travels between processes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 __all__ = ["ConfigFacts"]
@@ -16,10 +16,12 @@ class ConfigFacts:
         num_layers: layers of the stack whose depth can be varied, else all layers.
         depths: layers of the traces that show how the stack repeats; empty where it does not.
         num_parameters: each shared one counted once.
+        num_active_parameters: those a token passes through, of a mixture of experts.
         hidden_size: width of the residual stream.
         longest: tokens of a sequence that its positions allow.
         windows: sequence lengths above which attention is cut, each of which changes what happens.
         chunks: lengths that the sequence is padded to a multiple of.
+        checkpoints: whether transformers can compute its layers' activations again.
         intermediate_size: and all that follow: none where the model has no such number.
     """
 
@@ -28,11 +30,13 @@ class ConfigFacts:
     num_layers: int
     depths: tuple[int, ...]
     num_parameters: int
+    num_active_parameters: int | None
     hidden_size: int
     longest: int | None
     windows: tuple[int, ...]
     chunks: tuple[int, ...]
     tied: bool
+    checkpoints: bool
     intermediate_size: int | None
     num_attention_heads: int | None
     num_key_value_heads: int | None
@@ -45,6 +49,8 @@ class ConfigFacts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "ConfigFacts":
-        """Inverse of `to_json`."""
+        """Inverse of `to_json`; what is left out is none, or there is none of it."""
+        empty = {f.name: () if str(f.type).startswith("tuple") else None for f in fields(cls)}
+        data = {**empty, **data}
         values: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in data.items()}
         return cls(**values)

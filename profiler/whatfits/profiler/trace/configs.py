@@ -88,6 +88,7 @@ def model_class(config: Any, architectures: list[str] | None) -> Any:
     Raises:
         ConfigError: there is none.
     """
+    architectures = architectures or config.architectures
     named = getattr(transformers, architectures[0], None) if architectures else None
     if named is not None and _computes_loss(named):
         return named
@@ -168,17 +169,33 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
         num_layers=depth or max(len(layers), 1),
         depths=_repeating_depths(layers, depth),
         num_parameters=sum(p.numel() for p in model.parameters()),
+        num_active_parameters=_active_parameters(model, stack),
         hidden_size=hidden_size,
         longest=_longest(config),
         windows=tuple(sorted({*_lengths(stack, "window"), *_lengths(stack, "attention_chunk")})),
         chunks=tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk"))),
         tied=len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))),
+        checkpoints=bool(model.supports_gradient_checkpointing),
         intermediate_size=_number(stack, "intermediate_size"),
         num_attention_heads=heads,
         num_key_value_heads=_number(stack, "num_key_value_heads") or heads,
         head_dim=head_dim if isinstance(head_dim, int) else hidden_size // heads if heads else None,
         vocab_size=_number(stack, "vocab_size"),
     )
+
+
+def _active_parameters(model: nn.Module, config: Any) -> int | None:
+    """Parameters a token passes through where experts share a tensor; none where there are no experts.
+
+    Assumes: experts lie along the first dim of a tensor of three.
+    """
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((n for n in (_number(config, name) for name in names) if n), None)
+    chosen = _number(config, "num_experts_per_tok")
+    if experts is None or chosen is None:
+        return None
+    idle = sum(p.numel() for p in model.parameters() if p.ndim == 3 and p.shape[0] == experts)
+    return sum(p.numel() for p in model.parameters()) - idle * (experts - chosen) // experts
 
 
 def _number(config: Any, name: str) -> int | None:

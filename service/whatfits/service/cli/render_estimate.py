@@ -6,7 +6,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from whatfits.estimator.specs import Estimate, MemoryEstimate, TimeEstimate, Verdict
+from whatfits.estimator.specs import Estimate, MemoryEstimate, Verdict
 from whatfits.estimator.units import format_bytes, format_seconds
 from whatfits.service.cli.output import build_table, print_rendered
 from whatfits.service.cli.render_explanation import build_live_table, build_step_table
@@ -118,8 +118,11 @@ def _build_peak_table(memory: MemoryEstimate) -> Table:
 
 
 def _build_time_table(answer: Estimate) -> Table:
-    time: TimeEstimate = answer.time
+    time = answer.time
     table = build_table("", "value", right=("value",), title="One optimizer step")
+    if time is None:
+        table.add_row("step time", "not modelled for this architecture yet")
+        return table
     seconds = time.step_time_seconds
     interval = f"{format_seconds(seconds.low)} to {format_seconds(seconds.high)}"
     table.add_row("step time (90%)", f"{format_seconds(seconds.median)} ({interval})")
@@ -127,7 +130,7 @@ def _build_time_table(answer: Estimate) -> Table:
         value = getattr(time.parts, name)
         if value:
             table.add_row(f"  {name.replace('_', ' ')}", format_seconds(value))
-    table.add_row("tokens/s, all GPUs (90%)", word_speed(answer))
+    table.add_row("tokens/s, all GPUs (90%)", word_speed(time))
     table.add_row("tokens/s per GPU", f"{time.tokens_per_second_per_gpu:,.0f}")
     table.add_row("MFU", "not defined" if time.mfu is None else f"{time.mfu:.1%}")
     return table

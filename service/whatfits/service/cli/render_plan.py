@@ -65,7 +65,7 @@ def _build_candidate_table(answer: Plan) -> Table:
             str(training.activation_checkpointing),
             word_interval(estimate.memory.device_bytes),
             Text(str(estimate.fits), style=VERDICT_STYLES[estimate.fits]),
-            word_speed(estimate),
+            word_speed(estimate.time),
             str(estimate.provenance.basis),
         )
     return table

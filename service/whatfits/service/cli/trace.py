@@ -103,7 +103,7 @@ def trace(
     dims: Dims = {
         **spec.dims,
         "b": micro_batch_size,
-        "s": seq_len or min(2048, spec.max_position_embeddings),
+        "s": seq_len or min(2048, spec.max_position_embeddings or 2048),
         "r": lora_rank or _DEFAULT_RANK,
     }
     answer = _trace_in(python, timeout, spec, options, dims)

@@ -3,11 +3,11 @@
 from whatfits.estimator.specs import (
     Attention,
     DeviceBytes,
-    Estimate,
     Loss,
     Method,
     OptimizerSpec,
     ParallelismSpec,
+    TimeEstimate,
     TrainingSpec,
     Verdict,
 )
@@ -60,10 +60,10 @@ def word_interval(device: DeviceBytes) -> str:
     return f"{device.median / GIB:.1f} ({device.low / GIB:.1f}-{device.high / GIB:.1f})"
 
 
-def word_speed(estimate: Estimate) -> str:
+def word_speed(time: TimeEstimate | None) -> str:
     """Word tokens per second of all GPUs with the 90% interval of the step time: "12,300 (8,100-16,900)"."""
-    seconds = estimate.time.step_time_seconds
-    tokens = estimate.time.tokens_per_second * seconds.median
-    return (
-        f"{estimate.time.tokens_per_second:,.0f} ({tokens / seconds.high:,.0f}-{tokens / seconds.low:,.0f})"
-    )
+    if time is None:
+        return "not modelled"
+    seconds = time.step_time_seconds
+    tokens = time.tokens_per_second * seconds.median
+    return f"{time.tokens_per_second:,.0f} ({tokens / seconds.high:,.0f}-{tokens / seconds.low:,.0f})"
