@@ -226,7 +226,7 @@ def _inputs_of(model: Any) -> str:
         return "features"
     if "input_ids" not in taken:
         return "images"
-    if "pixel_values" in taken:
+    if "pixel_values" in taken and "image_grid_thw" not in taken:
         return "images_and_tokens"
     return "tokens_and_targets" if model.config.is_encoder_decoder else "tokens"
 
@@ -272,7 +272,8 @@ def _describe(layer: nn.Module) -> Any:
 def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[str, Any]:
     """The inputs of one micro-batch: token ids and labels, images and classes, features and transcripts, as the model takes.
 
-    Of b sequences of s tokens; a decoder's labels have t tokens; one image per sequence.
+    Of b sequences of s tokens; a decoder's labels have t tokens; one image per sequence. Assumes: text alone where
+    images come cut into patches of a grid whose numbers the code reads (Qwen2-VL).
     """
     config: Any = model.config
     taken = inspect.signature(model.forward).parameters
@@ -294,7 +295,10 @@ def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[s
         images = numbers(batch, *_image_size(config.vision_config))
         return {"input_ids": ids(batch, seq_len), "pixel_values": images, "return_loss": True}
     labels = ids(batch, dims.get("t", seq_len) if config.is_encoder_decoder else seq_len)
-    return {"input_ids": ids(batch, seq_len), "labels": labels}
+    tokens = {"input_ids": ids(batch, seq_len), "labels": labels}
+    if "pixel_values" not in taken or "image_grid_thw" in taken:
+        return tokens
+    return {**tokens, "pixel_values": numbers(batch, *_image_size(config.vision_config))}
 
 
 def _image_size(config: Any) -> tuple[int, int, int]:
