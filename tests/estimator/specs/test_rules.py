@@ -201,10 +201,6 @@ UNSUPPORTED = [
         "training.framework: bf16_mixed is a cast when shards are gathered under fsdp2, and nothing is sharded",
     ),
     ({"training": {"compile": True}}, "training.compile: true is not modelled yet; accepted: false"),
-    (
-        {"training": {"target_seq_len": 8}},
-        "training.target_seq_len: 8 is not modelled yet; accepted: nothing",
-    ),
     ({"training": {"image_size": 224}}, "training.image_size: 224 is not modelled yet"),
     ({"training": {"seq_len": 1}}, "training.seq_len: a sequence of one token has nothing to predict"),
     ({"parallelism": {"tp_degree": 8}, "hardware": EIGHT}, "parallelism.tp_degree: 8 is not modelled yet"),

@@ -26,6 +26,7 @@ _UNCHANGED = {
     "attention_dropout": 0,
     "use_sliding_window": False,
     "quantization_config": None,
+    "trust_remote_code": False,
 }
 """Keys whose other values change shapes or saved tensors."""
 

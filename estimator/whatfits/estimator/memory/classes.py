@@ -170,6 +170,7 @@ def rank_tensors(
         shard_degree,
         adapter_rank=training.adapter.rank if adapted and training.adapter else None,
         stored_bytes=Dtype.FP32.nbytes if casts_when_gathered(training) else None,
+        target_seq_len=training.target_seq_len,
         active_layer=model.num_layers - 1 if training.optimizer.name in ONE_LAYER_OPTIMIZERS else None,
     )
 

@@ -82,7 +82,13 @@ class StepMemory:
 
     def symbols(self, micro_batch_size: T, seq_len: int) -> dict[str, int | T]:
         """Values of all symbols that sizes are written in."""
-        return {**self.tensors.dims, **gpu_symbols(self.gpu), "b": micro_batch_size, "s": seq_len}
+        return {
+            "t": seq_len,
+            **self.tensors.dims,
+            **gpu_symbols(self.gpu),
+            "b": micro_batch_size,
+            "s": seq_len,
+        }
 
     def resting(self) -> Resting:
         """Bytes held from step to step."""

@@ -52,6 +52,7 @@ class RankTensors:
         adapter_rank: int | None = None,
         stored_bytes: int | None = None,
         active_layer: int | None = None,
+        target_seq_len: int | None = None,
     ) -> None:
         """Expand the templates.
 
@@ -65,9 +66,11 @@ class RankTensors:
             stored_bytes: bytes per element of the local parameters where they differ from what the module computes
                 with, as with fp32 shards that are cast when gathered.
             active_layer: the only layer that trains, where the optimizer freezes the rest.
+            target_seq_len: tokens of a decoder's targets, where they are not as many as its encoder's.
         """
         self.model, self.placement, self.shard_degree = model, placement, shard_degree
-        self.dims = model.dims if adapter_rank is None else {**model.dims, "r": adapter_rank}
+        given = {"r": adapter_rank, "t": target_seq_len}
+        self.dims = {**model.dims, **{symbol: n for symbol, n in given.items() if n is not None}}
         """Values of the symbols that do not depend on the micro-batch."""
         self.stored_bytes = stored_bytes
         self.traced = build_parameters(templates, self.dims)

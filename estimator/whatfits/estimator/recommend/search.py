@@ -193,7 +193,8 @@ def _grids(
         require_kernel(table.kernel, request.model, request.gpu)
         batch = np.array([points[j].micro_batch_size for j in members], dtype=np.int64)
         rank = {"r": training.adapter.rank} if training.adapter else {}
-        symbols = {**request.model.dims, **rank, **gpu_symbols(request.gpu), "b": batch, "s": request.seq_len}
+        lengths = {"s": request.seq_len, "t": request.seq_len}
+        symbols = {**request.model.dims, **rank, **gpu_symbols(request.gpu), "b": batch, **lengths}
         sizes = rounded_sizes(table, symbols)
         grids.append(
             Grid(

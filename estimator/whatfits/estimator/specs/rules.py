@@ -117,6 +117,15 @@ def _check_block_size(optimizer: OptimizerSpec, field: str) -> None:
 
 def _check_training(run: RunSpec, model: ModelSpec) -> None:
     training = run.training
+    targets = training.target_seq_len
+    if targets is not None and model.inputs is not Inputs.TOKENS_AND_TARGETS:
+        reason = f"{model.name} has no decoder with targets of their own"
+        raise InputError(
+            "training.target_seq_len", targets, "nothing; a length for encoder-decoders", reason=reason
+        )
+    if training.seq_len != 1 and not model.takes_tokens:
+        reason = f"{model.name} is trained on images, which have no sequence length"
+        raise InputError("training.seq_len", training.seq_len, "nothing", reason=reason)
     if training.adapter is not None and training.method is Method.FULL:
         accepted = "nothing for method full; an adapter for lora, qlora or dora"
         reason = "an adapter was given, but method full trains all weights"
@@ -249,7 +258,7 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
             f"seq_len {seq_len} is beyond the {longest} positions in the config of {model.name}; rotary embeddings "
             "allow it, and memory does not depend on it."
         )
-    found += _of_config(model)
+    found += _of_config(model, run.training.target_seq_len)
     optimizer = run.training.optimizer
     dims = model.dims
     sides = [dims["h"], *([dims["i"]] if "i" in dims else [])]
@@ -274,7 +283,7 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
     return tuple(found)
 
 
-def _of_config(model: ModelSpec) -> Iterator[str]:
+def _of_config(model: ModelSpec, target_seq_len: int | None) -> Iterator[str]:
     """What a profile of one config takes for granted."""
     if model.config is None:
         return
@@ -284,6 +293,8 @@ def _of_config(model: ModelSpec) -> Iterator[str]:
             "Experts: all tokens times experts per token lie in one tensor each, so that memory does not depend on "
             "how tokens are routed (transformers' grouped_mm experts)."
         )
+    if model.inputs is Inputs.TOKENS_AND_TARGETS and target_seq_len is None:
+        yield "The decoder's targets are as long as the encoder's input."
     if model.inputs is Inputs.IMAGES_AND_TOKENS:
         yield "One image of the config's size per sequence; its tokens are part of seq_len."
     if model.inputs is Inputs.FEATURES:

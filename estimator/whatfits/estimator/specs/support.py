@@ -32,7 +32,6 @@ _SUPPORTED: tuple[tuple[str, Callable[[RunSpec], object], frozenset[object]], ..
     ("training.framework", lambda run: run.training.framework, SUPPORTED_FRAMEWORKS),
     ("training.precision", lambda run: run.training.precision, SUPPORTED_PRECISIONS),
     ("training.compile", lambda run: run.training.compile, frozenset({False})),
-    ("training.target_seq_len", lambda run: run.training.target_seq_len, frozenset({None})),
     ("training.image_size", lambda run: run.training.image_size, frozenset({None})),
     ("parallelism.zero_stage", lambda run: run.parallelism.zero_stage, frozenset({0, 3})),
     ("parallelism.tp_degree", lambda run: run.parallelism.tp_degree, frozenset({1})),
@@ -57,7 +56,7 @@ def require_supported(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> None:
     for field, read, supported in _SUPPORTED:
         _require(field, read(run), supported)
     require_supported_gpu(gpu, run.training.precision)
-    if run.training.seq_len < 2:
+    if run.training.seq_len < 2 and model.takes_tokens:
         reason = "a sequence of one token has nothing to predict, and its shapes are not modelled"
         raise UnsupportedError("training.seq_len", run.training.seq_len, "2 and more", reason=reason)
     _require_loop(run)

@@ -16,12 +16,14 @@ from whatfits.profiler.trace.options import Dims, StepOptions
 
 __all__ = ["config_class", "other_lengths", "shipped_config_classes"]
 
-_BATCHES = (2, 5, 3, 7, 4, 3, 6, 2)
-_SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.5, 0.13, 0.97)
-_TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.93, 0.71, 0.26)
+_BATCHES = (2, 5, 3, 7, 4, 6)
+_SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.13)
+_TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.71)
 """Where in its range each point's sequence length lies, a decoder's too."""
-_HELD_OUT = ((8, 0.45, 0.63), (3, 0.83, 0.34))
-"""Batch and lengths of the held-out points."""
+_HELD_OUT = ((8, 0.45, 0.63, 2), (3, 0.83, 0.34, 3), (9, 0.69, 0.22, None), (2, 0.3, 0.79, None))
+"""Batch and lengths of the held-out points, and which of the depths each lies at; none for the config's own.
+
+Lengths that are no multiple of 8 are expected to differ in nothing, and get every second."""
 _LONGEST_TRACED = 2048
 _SEQUENTIAL = ("mamba",)
 _SHORTEST_RANGE = 8
@@ -47,16 +49,15 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
             found["t"] = _length(low, high, target_share, eights=eights)
         return found
 
-    points = tuple(map(point, _BATCHES, _SHARES, _TARGET_SHARES))
     depths = facts.depths or (facts.num_layers,)
-    compared = (*depths[2:], facts.num_layers) if facts.depths else depths
     held_out = tuple(
-        {**point(*where), "L": depth} for where in _HELD_OUT for depth in dict.fromkeys(compared)
+        {**point(*where), "L": facts.num_layers if which is None or not facts.depths else depths[which]}
+        for *where, which in (_HELD_OUT if eights else _HELD_OUT[1::2])
     )
     return StructureClass(
         key=key,
         options=options,
-        points=points,
+        points=tuple(map(point, _BATCHES, _SHARES, _TARGET_SHARES)),
         symbols=_lengths(facts),
         depths=depths,
         facts=facts,
@@ -70,18 +71,20 @@ def shipped_config_classes() -> Iterator[StructureClass]:
     But for Mamba: its code in transformers steps through the sequence token by token where mamba-ssm is not installed,
     so that its events are as many as there are tokens.
     """
-    for row in catalog_rows():
-        if "facts" not in row or row["config"]["model_type"] in _SEQUENTIAL:
-            continue
+    rows = [
+        row for row in catalog_rows() if "facts" in row and row["config"]["model_type"] not in _SEQUENTIAL
+    ]
+    for (checkpointing, batch), row in product(product(("none", "full"), (2, 1)), rows):
         facts = ConfigFacts.from_json(row["facts"])
-        for checkpointing, batch in product(("none", "full") if facts.checkpoints else ("none",), (2, 1)):
-            options = StepOptions(
-                architecture=facts.architecture,
-                config=canonical_config(row["config"]),
-                checkpointing=checkpointing,
-            )
-            length = min(_LONGEST_TRACED, facts.longest or _LONGEST_TRACED) if _has_tokens(facts) else 1
-            yield config_class(options, facts, {"b": batch, "s": length - length % _SHORTEST_RANGE or 1})
+        if checkpointing != "none" and not facts.checkpoints:
+            continue
+        options = StepOptions(
+            architecture=facts.architecture,
+            config=canonical_config(row["config"]),
+            checkpointing=checkpointing,
+        )
+        length = min(_LONGEST_TRACED, facts.longest or _LONGEST_TRACED) if _has_tokens(facts) else 1
+        yield config_class(options, facts, {"b": batch, "s": length - length % _SHORTEST_RANGE or 1})
 
 
 def other_lengths(structure: StructureClass) -> StructureClass | None:

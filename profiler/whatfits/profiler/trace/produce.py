@@ -79,6 +79,7 @@ def compile_and_verify(
         ValueError: a program has no table, or does not cover a point.
     """
     eights, other = _by_sequence(structure)
+    trace = _remembering(trace)
     compiled = _compile(eights, stack, trace)
     held_out = _hold(
         compiled, trace, [*eights.held_out, *(p for p in extra if other is None or _is_eights(p))]
@@ -91,6 +92,19 @@ def compile_and_verify(
     others = _compile(other, stack, trace)
     found = tuple(_compare(others, point.dims, point.trace) for point in found)
     return replace(others, held_out=found), replace(compiled, held_out=held_out)
+
+
+def _remembering(trace: Tracer) -> Tracer:
+    """Traces no point twice: a config's own depth is both written down and compared."""
+    known: dict[tuple[tuple[str, int], ...], Trace] = {}
+
+    def remembered(dims: Dims) -> Trace:
+        name = tuple(sorted(dims.items()))
+        if name not in known:
+            known[name] = trace(dims)
+        return known[name]
+
+    return remembered
 
 
 def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureClass | None]:
@@ -119,7 +133,8 @@ def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) ->
         if len(structure.depths) == 1:
             raise
         shallow = compile_program(replace(structure, depths=(depth,)), stack, trace)
-    program = program_at_depth(shallow, trace({**structure.points[0], "L": depth}), depth)
+    point = next(point for point in structure.held_out if point["L"] == depth)
+    program = program_at_depth(shallow, trace(point), depth)
     return Compiled(program=program, table=build_table(program), shallow=shallow)
 
 
