@@ -5,6 +5,7 @@ from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outp
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import RankTensors
 from whatfits.estimator.profile import (
+    CONFIG_MULTIPLE,
     CountTable,
     EventProgram,
     ProfileKey,
@@ -87,7 +88,7 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
 
 def _config_key(model: ModelSpec, config: str, training: TrainingSpec, gpu: GpuSpec | None) -> ProfileKey:
     """Class of one config: its lengths lie above some of its attention's windows."""
-    eights = not model.takes_tokens or training.seq_len % 8 == 0
+    eights = not model.takes_tokens or training.seq_len % CONFIG_MULTIPLE == 0
     above = max((w for w in model.windows if w < training.seq_len), default=0)
     return ProfileKey(
         architecture=model.architecture,

@@ -1,6 +1,6 @@
 """Compiled traces: the event program of a structure class and the count table derived from it."""
 
-from whatfits.estimator.profile.config_text import canonical_config, config_id
+from whatfits.estimator.profile.config_text import CONFIG_MULTIPLE, canonical_config, config_id
 from whatfits.estimator.profile.expand import ExpandedEvents, expand, expand_structure
 from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
 from whatfits.estimator.profile.missing import MissingProfileError, trace_command
@@ -10,6 +10,7 @@ from whatfits.estimator.profile.table import COLUMN_KINDS, CountTable, build_tab
 
 __all__ = [
     "COLUMN_KINDS",
+    "CONFIG_MULTIPLE",
     "DEFAULT_STACK",
     "CountTable",
     "EventProgram",

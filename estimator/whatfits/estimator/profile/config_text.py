@@ -5,7 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["canonical_config", "config_id"]
+__all__ = ["CONFIG_MULTIPLE", "canonical_config", "config_id"]
+
+CONFIG_MULTIPLE = 16
+"""Lengths that are its multiples are one class of a config: masks are padded to 8 in memory, gradients of biases to 16."""
 
 _WITHOUT_EFFECT = frozenset(
     {

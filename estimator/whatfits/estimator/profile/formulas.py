@@ -97,14 +97,14 @@ def _scan(gpu: Gpu, count: Any, nbytes: int) -> Any:
 
 def _reduction(part: int) -> Callable[..., Any]:
     def formula(
-        gpu: Gpu, outputs: Any, inputs: Any, fastest: int, flat: int, accumulator: int, *multiples: Any
+        gpu: Gpu, outputs: Any, inputs: Any, fastest: int, flat: int, accumulator: int, multiple: Any
     ) -> Any:
-        """`flat`: whether contiguous values are loaded by four; `multiples`: lengths that a vector must divide."""
+        """`flat`: whether contiguous values are loaded by four; `multiple`: what a vector of outputs must divide."""
         return reduction_scratch(
             outputs,
             inputs,
             fastest=bool(fastest),
-            vector=output_vector(*multiples) if multiples else 1,
+            vector=output_vector(multiple),
             loads=np.where(flat & (inputs > _LONG_ROW), 4, 1),
             accumulator_bytes=accumulator,
             sms=gpu.get("sms", DEFAULT_SMS),
@@ -142,6 +142,12 @@ def _padded(gpu: Gpu, value: Any, multiple: int, factor: Any) -> Any:
     return round_up(value, multiple) * factor
 
 
+def _chunks(gpu: Gpu, value: Any, length: int, more: int) -> Any:
+    """Pieces a sequence is cut into, and some more."""
+    del gpu
+    return -(-value // length) + more
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
     "sorted": _sorted,
     "sorted_once": _sorted_once,
@@ -159,6 +165,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "efficient": _efficient,
     "cudnn": _cudnn,
     "padded": _padded,
+    "chunks": _chunks,
 }
 """By name; each takes the GPU's symbols, then its arguments, ints or integer arrays."""
 

@@ -9,30 +9,35 @@ from dataclasses import replace
 from itertools import product
 
 from whatfits.estimator.catalog.rows import catalog_rows
-from whatfits.estimator.profile import canonical_config, config_id
+from whatfits.estimator.profile import CONFIG_MULTIPLE, canonical_config, config_id
 from whatfits.profiler.trace.classes import StructureClass, key_of
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import Dims, StepOptions
 
-__all__ = ["config_class", "other_lengths", "shipped_config_classes"]
+__all__ = ["CONFIG_MULTIPLE", "config_class", "other_lengths", "shipped_config_classes"]
 
 _BATCHES = (2, 5, 3, 7, 4, 6)
 _SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.13)
 _TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.71)
 """Where in its range each point's sequence length lies, a decoder's too."""
-_HELD_OUT = ((8, 0.45, 0.63, 2), (3, 0.83, 0.34, 3), (9, 0.69, 0.22, None), (2, 0.3, 0.79, None))
+_HELD_OUT: tuple[tuple[int, float, float, int | None], ...] = (
+    (8, 0.45, 0.63, 2),
+    (3, 0.83, 0.34, 3),
+    (9, 0.69, 0.22, None),
+    (2, 0.3, 0.79, None),
+)
 """Batch and lengths of the held-out points, and which of the depths each lies at; none for the config's own.
 
-Lengths that are no multiple of 8 are expected to differ in nothing, and get every second."""
+Lengths that are no multiple of 16 are expected to differ in nothing, and get every second."""
 _LONGEST_TRACED = 2048
-_SEQUENTIAL = ("mamba",)
-_SHORTEST_RANGE = 8
+_SEQUENTIAL = ("mamba", "mamba2")
+"""Model types whose events are as many as there are tokens, or change with what a sequence lacks to whole chunks."""
 
 
 def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> StructureClass:
     """The class that batch and sequence lengths of a config's model fall into."""
     low, high = _range(facts, dims["s"])
-    eights = dims["s"] % _SHORTEST_RANGE == 0 or not _has_tokens(facts)
+    eights = dims["s"] % CONFIG_MULTIPLE == 0 or not _has_tokens(facts)
     one = dims["b"] == 1
     key = replace(
         key_of(options, micro_batch="one" if one else "many", kv_heads="any"),
@@ -51,8 +56,11 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
 
     depths = facts.depths or (facts.num_layers,)
     held_out = tuple(
-        {**point(*where), "L": facts.num_layers if which is None or not facts.depths else depths[which]}
-        for *where, which in (_HELD_OUT if eights else _HELD_OUT[1::2])
+        {
+            **point(batch, share, other),
+            "L": facts.num_layers if which is None or not facts.depths else depths[which],
+        }
+        for batch, share, other, which in (_HELD_OUT if eights else _HELD_OUT[1::2])
     )
     return StructureClass(
         key=key,
@@ -68,8 +76,8 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
 def shipped_config_classes() -> Iterator[StructureClass]:
     """Of each catalog model whose architecture has no classes: bf16, with and without checkpointing, up to the default length.
 
-    But for Mamba: its code in transformers steps through the sequence token by token where mamba-ssm is not installed,
-    so that its events are as many as there are tokens.
+    But for Mamba, whose code in transformers steps through a sequence token by token where mamba-ssm is not installed,
+    and Mamba-2, which pads sequences to whole chunks.
     """
     rows = [
         row for row in catalog_rows() if "facts" in row and row["config"]["model_type"] not in _SEQUENTIAL
@@ -84,17 +92,17 @@ def shipped_config_classes() -> Iterator[StructureClass]:
             checkpointing=checkpointing,
         )
         length = min(_LONGEST_TRACED, facts.longest or _LONGEST_TRACED) if _has_tokens(facts) else 1
-        yield config_class(options, facts, {"b": batch, "s": length - length % _SHORTEST_RANGE or 1})
+        yield config_class(options, facts, {"b": batch, "s": length - length % CONFIG_MULTIPLE or 1})
 
 
 def other_lengths(structure: StructureClass) -> StructureClass | None:
-    """The class of the same range of lengths that are, or are not, multiples of 8; none where there are no lengths."""
+    """The class of the same range of lengths that are, or are not, multiples of 16; none where there are no lengths."""
     facts, point = structure.facts, structure.points[0]
     assert facts is not None
     if not _has_tokens(facts):
         return None
     low, high = _range(facts, point["s"])
-    length = _length(low, high, _SHARES[0], eights=point["s"] % _SHORTEST_RANGE != 0)
+    length = _length(low, high, _SHARES[0], eights=point["s"] % CONFIG_MULTIPLE != 0)
     return config_class(structure.options, facts, {"b": point["b"], "s": length})
 
 
@@ -111,10 +119,10 @@ def _range(facts: ConfigFacts, seq_len: int) -> tuple[int, int]:
 
 
 def _length(low: int, high: int, share: float, *, eights: bool) -> int:
-    """A length in a range, a multiple of 8 or not."""
+    """A length in a range, a multiple of 16 or not."""
     length = low + max(int((high - low) * share), 1)
-    whole = -(-length // _SHORTEST_RANGE) * _SHORTEST_RANGE
-    whole = whole if whole <= high else whole - _SHORTEST_RANGE
+    whole = -(-length // CONFIG_MULTIPLE) * CONFIG_MULTIPLE
+    whole = whole if whole <= high else whole - CONFIG_MULTIPLE
     if eights:
         return whole
     return whole - 3 if whole - 3 > low else min(low + 3, high)
@@ -125,5 +133,7 @@ def _lengths(facts: ConfigFacts) -> tuple[str, ...]:
     if not _has_tokens(facts):
         return ()
     plain = ("s", "t") if facts.inputs == "tokens_and_targets" else ("s",)
-    multiples = (8, 32, 128, *facts.chunks)
-    return (*plain, *(f"padded(1 {x};{multiple};1)" for x in plain for multiple in multiples))
+    multiples = (8, 16, 32, 128, *facts.chunks)
+    padded = (f"padded(1 {x};{multiple};1)" for x in plain for multiple in multiples)
+    chunks = (f"chunks(1 {x};{chunk};{more})" for x in plain for chunk in facts.chunks for more in (0, 1))
+    return (*plain, *padded, *chunks)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from whatfits.estimator.profile import CountTable, EventProgram, build_table
 from whatfits.profiler.trace.classes import StructureClass, with_sequence
 from whatfits.profiler.trace.compile import StructureError, Tracer, compile_program
-from whatfits.profiler.trace.config_classes import other_lengths
+from whatfits.profiler.trace.config_classes import CONFIG_MULTIPLE, other_lengths
 from whatfits.profiler.trace.direct import program_at_depth, program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims
@@ -82,11 +82,11 @@ def compile_and_verify(
     trace = _remembering(trace)
     compiled = _compile(eights, stack, trace)
     held_out = _hold(
-        compiled, trace, [*eights.held_out, *(p for p in extra if other is None or _is_eights(p))]
+        compiled, trace, [*eights.held_out, *(p for p in extra if other is None or _is_of(eights, p))]
     )
     if other is None:
         return (replace(compiled, held_out=held_out),)
-    found = _hold(compiled, trace, [*other.held_out, *(p for p in extra if not _is_eights(p))])
+    found = _hold(compiled, trace, [*other.held_out, *(p for p in extra if not _is_of(eights, p))])
     if all(point.comparison.exact for point in found):
         return (replace(compiled, held_out=(*held_out, *found)),)
     others = _compile(other, stack, trace)
@@ -117,8 +117,8 @@ def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureCl
     return other, structure
 
 
-def _is_eights(dims: Dims) -> bool:
-    return dims["s"] % 8 == 0
+def _is_of(eights: StructureClass, dims: Dims) -> bool:
+    return dims["s"] % (8 if eights.facts is None else CONFIG_MULTIPLE) == 0
 
 
 def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) -> Compiled:
@@ -139,13 +139,10 @@ def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) ->
 
 
 def _hold(compiled: Compiled, trace: Tracer, points: Sequence[Dims]) -> tuple[HeldOut, ...]:
-    """Compare with direct traces at the points; at those of its depth, where it answers no other."""
+    """Compare with direct traces at the points, all at its own depth if it answers no other."""
     only = compiled.shallow if compiled.shallow is not None and not compiled.shallow.period else None
-    return tuple(
-        _compare(compiled, dims, trace(dims))
-        for dims in points
-        if only is None or dims["L"] == only.base_layers
-    )
+    at = points if only is None else [{**dims, "L": only.base_layers} for dims in points]
+    return tuple(_compare(compiled, dims, trace(dims)) for dims in at)
 
 
 def _compare(compiled: Compiled, dims: Dims, direct: Trace) -> HeldOut:

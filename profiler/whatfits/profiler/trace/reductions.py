@@ -6,10 +6,13 @@ setReduceConfig.
 
 from collections.abc import Sequence
 from functools import cmp_to_key, partial
+from math import gcd
 
 import torch
 
 __all__ = ["reduction_of"]
+
+_WIDEST_VECTOR = 4
 
 
 def reduction_of(
@@ -26,13 +29,13 @@ def reduction_of(
     num_reduced = sum(reduced)
     fastest = num_reduced == len(sizes) or (num_reduced > 0 and strides[0] < strides[num_reduced])
     over_rows = not fastest and num_reduced == 1 and len(sizes) == 2
-    flat, multiples = False, tuple[int, ...]()
+    flat, multiple = False, 1
     if sizes and fastest:
         flat = len(sizes) == 1 and strides[0] == 1
     elif sizes and strides[num_reduced] == 1:
         others = [s for j, s in enumerate(strides) if j != num_reduced]
-        multiples = (sizes[num_reduced], *others)
-    return (outputs, inputs, int(fastest), int(flat), accumulator_bytes, *multiples), over_rows
+        multiple = gcd(_WIDEST_VECTOR, sizes[num_reduced], *others)
+    return (outputs, inputs, int(fastest), int(flat), accumulator_bytes, multiple), over_rows
 
 
 def _iterated(tensor: torch.Tensor, dims: set[int]) -> tuple[list[int], list[int], list[bool]]:

@@ -148,7 +148,8 @@ class ConfigSizeFitter:
         """
         self.points = [with_derived_symbols(p) for p in points]
         plain = [x for x in lengths if len(x) == 1]
-        products = [(), *((x,) for x in lengths), *((x, y) for x in plain for y in lengths)]
+        pieces = [x for x in lengths if x.startswith("chunks")]
+        products = [(), *((x,) for x in lengths), *product((*plain, *pieces), lengths)]
         unlike = {tuple(sorted(p)): p for p in products}
         self._monomials = [
             _collect([*(["b"] * b), *factors])
