@@ -80,6 +80,7 @@ def model_from_facts(text: str, facts: Mapping[str, Any], *, name: str, source: 
     return ModelSpec.model_validate(
         {
             **{key: facts.get(key) for key in _FACT_KEYS},
+            "matrices_only": facts["matrices_only"],
             "windows": tuple(facts.get("windows") or ()),
             "name": name,
             "source": source,

@@ -8,6 +8,7 @@
 | fsdp | shards | shards kept, pending whole | gathered weights and reduce buffers, below |
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -61,6 +62,9 @@ def ddp_bucket_sizes(parameters: Sequence[ParameterTensor], dtype_bytes: int) ->
     return [*buckets, current] if current else buckets
 
 
+_LAYER = re.compile(r".*?\.\d+\.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FsdpBuffers:
     """Full-size tensors that FSDP keeps beside the shards, in bytes, by where the step is."""
@@ -84,7 +88,7 @@ def fsdp_buffers(parameters: Sequence[HeldParameter], *, reduce_bytes: int) -> F
     their reduce-scatter, in the dtype of the reduction.
 
     Source: torch/distributed/fsdp/_fully_shard.
-    Assumes: `fully_shard` on each decoder layer and on the root, weights gathered in the dtype the module computes
+    Assumes: `fully_shard` on each layer, the outermost numbered module of a parameter's name, and on the root, weights gathered in the dtype the module computes
     with, default prefetch; tensors held back by other streams are not modelled.
     """
     gathered: dict[str, int] = {}
@@ -92,11 +96,11 @@ def fsdp_buffers(parameters: Sequence[HeldParameter], *, reduce_bytes: int) -> F
     root = 0
     for parameter in parameters:
         nbytes = round_allocation(parameter.nbytes)
-        _, separator, tail = parameter.name.partition("layers.")
-        if not separator:
+        numbered = _LAYER.match(parameter.name)
+        if numbered is None:
             root += nbytes
             continue
-        layer = tail.partition(".")[0]
+        layer = numbered.group()
         gathered[layer] = gathered.get(layer, 0) + nbytes
         if parameter.trainable:
             copies = nbytes + round_allocation(parameter.numel * reduce_bytes)

@@ -12,6 +12,7 @@ from whatfits.estimator.specs import (
     ActivationCheckpointing,
     Framework,
     Method,
+    ModelSpec,
     OptimizerImplementation,
     OptimizerName,
     OptimizerSpec,
@@ -26,7 +27,11 @@ from whatfits.estimator.specs.layerwise import (
     ONE_LAYER_OPTIMIZERS,
     WHOLE_STEP_OPTIMIZERS,
 )
-from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
+from whatfits.estimator.specs.low_rank import (
+    FACTORED_OPTIMIZERS,
+    RANKED_OPTIMIZERS,
+    WHOLE_MATRIX_OPTIMIZERS,
+)
 
 __all__ = ["PLACEMENT_WORDS", "BatchPoint", "Choice", "batch_points", "choices", "optimizers_asked", "run_of"]
 
@@ -110,7 +115,7 @@ def choices(request: ResolvedPlanRequest) -> list[Choice]:
         for optimizer in _settings(name, request)
         for placement, layerwise in _placements(name, request.hardware.num_gpus)
     ]
-    return [choice for choice in found if _is_modelled(choice)]
+    return [choice for choice in found if _is_modelled(choice, request.model)]
 
 
 def optimizers_asked(request: ResolvedPlanRequest) -> tuple[OptimizerName, ...]:
@@ -119,8 +124,14 @@ def optimizers_asked(request: ResolvedPlanRequest) -> tuple[OptimizerName, ...]:
     return tuple(dict.fromkeys(OptimizerName(name) for name in (OPTIMIZERS if asked == "all" else asked)))
 
 
-def _is_modelled(choice: Choice) -> bool:
+def _is_modelled(choice: Choice, model: ModelSpec) -> bool:
     """Whether `require_supported` takes the combination of placement and training."""
+    if choice.optimizer.name in FACTORED_OPTIMIZERS and not model.matrices_only:
+        return False
+    if model.config is not None and (
+        choice.method is not Method.FULL or choice.optimizer.name in ONE_LAYER_OPTIMIZERS
+    ):
+        return False
     sharded = choice.placement is Placement.FSDP
     if choice.method is not Method.FULL and (sharded or choice.optimizer.name in RANKED_OPTIMIZERS):
         return False

@@ -49,6 +49,7 @@ _NOT_MODELLED = dict.fromkeys(
     FORWARD_ONLY_OPTIMIZERS, "has no backward pass, and every profile of a run has one: not modelled yet"
 )
 """Optimizers that no placement takes, and why."""
+_NOT_FOR_MODEL = "is not modelled for an architecture like this yet"
 _UNPLACED = _NOT_MODELLED | _ON_ONE_GPU
 _PLAIN = frozenset({OptimizerName.SGD, OptimizerName.SGDM, OptimizerName.LOMO})
 """SGD in its forms: without a second moment."""
@@ -104,11 +105,11 @@ def rejections(search: Search, asked: Iterable[OptimizerName]) -> tuple[Rejectio
     unplaced = tuple(
         Rejection(
             optimizer=name,
-            placement="any" if name in _NOT_MODELLED else "several GPUs",
-            why=f"{name} {_UNPLACED[name]}.",
+            placement="several GPUs" if name in _ON_ONE_GPU else "any",
+            why=f"{name} {_UNPLACED.get(name, _NOT_FOR_MODEL)}.",
         )
         for name in asked
-        if name in _UNPLACED and name not in placed
+        if name not in placed
     )
     return unplaced + tuple(
         Rejection(

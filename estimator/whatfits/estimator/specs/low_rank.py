@@ -4,7 +4,13 @@ from typing import Final
 
 from whatfits.estimator.specs.enums import OptimizerName
 
-__all__ = ["QUANTISED_OPTIMIZERS", "RANKED_OPTIMIZERS", "WHOLE_MATRIX_OPTIMIZERS", "rank_is_clipped"]
+__all__ = [
+    "FACTORED_OPTIMIZERS",
+    "QUANTISED_OPTIMIZERS",
+    "RANKED_OPTIMIZERS",
+    "WHOLE_MATRIX_OPTIMIZERS",
+    "rank_is_clipped",
+]
 
 RANKED_OPTIMIZERS: Final = frozenset(
     {
@@ -32,6 +38,11 @@ WHOLE_MATRIX_OPTIMIZERS: Final = RANKED_OPTIMIZERS | {
     OptimizerName.SOAP,
 }
 """Optimizers that take whole matrices, or blocks of them; the code modelled does not run on shards."""
+
+FACTORED_OPTIMIZERS: Final = frozenset(
+    {OptimizerName.ADAFACTOR, OptimizerName.GALORE_ADAFACTOR, OptimizerName.CAME, OptimizerName.ADALOMO}
+)
+"""Optimizers that keep sums over rows and columns, modelled for matrices and vectors alone."""
 
 QUANTISED_OPTIMIZERS: Final = frozenset(
     {OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT, OptimizerName.GALORE_ADAMW_8BIT}

@@ -41,6 +41,8 @@ class ModelSpec(Spec):
     """Those a token passes through, of a mixture of experts."""
     inputs: Inputs = Inputs.TOKENS
     """What a micro-batch holds."""
+    matrices_only: bool = True
+    """Whether no parameter has more than two dims, as convolutions and experts in one tensor have."""
     windows: tuple[PositiveInt, ...] = ()
     """Sequence lengths above which attention is cut."""
     config: str | None = None

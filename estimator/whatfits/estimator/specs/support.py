@@ -14,7 +14,11 @@ from whatfits.estimator.specs.enums import (
 )
 from whatfits.estimator.specs.hardware import GpuSpec
 from whatfits.estimator.specs.layerwise import FORWARD_ONLY_OPTIMIZERS, ONE_LAYER_OPTIMIZERS
-from whatfits.estimator.specs.low_rank import RANKED_OPTIMIZERS, WHOLE_MATRIX_OPTIMIZERS
+from whatfits.estimator.specs.low_rank import (
+    FACTORED_OPTIMIZERS,
+    RANKED_OPTIMIZERS,
+    WHOLE_MATRIX_OPTIMIZERS,
+)
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.plan import PlanRequest
 from whatfits.estimator.specs.run import RunSpec
@@ -205,14 +209,13 @@ def _require_of_config(run: RunSpec, model: ModelSpec) -> None:
         ("training.loss", training.loss, frozenset({Loss.STANDARD})),
         ("training.packed_sequences", training.packed_sequences, frozenset({False})),
         ("training.dropout", training.dropout, frozenset({0.0})),
-        ("parallelism.dp_shard_degree", run.parallelism.dp_shard_degree, frozenset({1})),
     ):
         if value not in accepted:
             only = ", ".join(_word(option) for option in accepted)
             reason = f"{_word(value)} is not modelled yet for {model.architecture}"
             raise UnsupportedError(field, value, only, reason=reason)
-    if training.optimizer.name in ONE_LAYER_OPTIMIZERS:
-        name = training.optimizer.name
+    name = training.optimizer.name
+    if name in ONE_LAYER_OPTIMIZERS or (name in FACTORED_OPTIMIZERS and not model.matrices_only):
         reason = f"{name} of {model.architecture} is not modelled yet"
         raise UnsupportedError("training.optimizer.name", str(name), "another optimizer", reason=reason)
 

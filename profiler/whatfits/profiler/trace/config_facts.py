@@ -21,6 +21,7 @@ class ConfigFacts:
         longest: tokens of a sequence that its positions allow.
         windows: sequence lengths above which attention is cut, each of which changes what happens.
         chunks: lengths that the sequence is padded to a multiple of.
+        matrices_only: whether no parameter has more than two dims.
         checkpoints: whether transformers can compute its layers' activations again.
         intermediate_size: and all that follow: none where the model has no such number.
     """
@@ -36,6 +37,7 @@ class ConfigFacts:
     windows: tuple[int, ...]
     chunks: tuple[int, ...]
     tied: bool
+    matrices_only: bool
     checkpoints: bool
     intermediate_size: int | None
     num_attention_heads: int | None

@@ -175,6 +175,7 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
         windows=tuple(sorted({*_lengths(stack, "window"), *_lengths(stack, "attention_chunk")})),
         chunks=tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk"))),
         tied=len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))),
+        matrices_only=all(p.ndim <= 2 for p in model.parameters()),
         checkpoints=bool(model.supports_gradient_checkpointing),
         intermediate_size=_number(stack, "intermediate_size"),
         num_attention_heads=heads,
