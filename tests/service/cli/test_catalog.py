@@ -19,8 +19,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_models_are_all_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [line.split()[0] for line in run(capsys, "models").splitlines()[1:]]
-    assert rows == list(load_models())
+    shown = {line.split()[0] for line in run(capsys, "models").splitlines()[1:]}
+    assert set(load_models()) <= shown
+    listed = json.loads(run(capsys, "models", "--json"))
+    assert [model["name"] for model in listed.get("items", listed)] == list(load_models())
 
 
 def test_gpus_are_all_listed_before_the_note(capsys: pytest.CaptureFixture[str]) -> None:
