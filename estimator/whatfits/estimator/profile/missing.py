@@ -27,7 +27,9 @@ class MissingProfileError(UnsupportedError):
             available: stacks that have the class.
             model: the model as `whatfits trace` takes it.
         """
-        self._missing = (key, stack, available)
+        self.key = key
+        self.stack = dict(stack)
+        self._available = available
         accepted = "; ".join(_words(s) for s in available) or "no stack yet"
         subject = "no profile" if key is None else f"no profile of {key.slug}"
         command = trace_command(key, model)
@@ -38,8 +40,8 @@ class MissingProfileError(UnsupportedError):
 
     def for_model(self, model: object) -> "MissingProfileError":
         """The same with the model in the command; one given inline has no name there, and is called config.json."""
-        key, stack, available = self._missing
-        return MissingProfileError(key, stack, available, model if isinstance(model, str) else "config.json")
+        name = model if isinstance(model, str) else "config.json"
+        return MissingProfileError(self.key, self.stack, self._available, name)
 
 
 def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/python") -> str:
