@@ -25,16 +25,28 @@ from whatfits.estimator.units import GIB, format_bytes
 if TYPE_CHECKING:
     from whatfits.profiler.trace.child_process import TraceChild
     from whatfits.profiler.trace.classes import StructureClass
-    from whatfits.profiler.trace.options import Dims
+    from whatfits.profiler.trace.config_facts import ConfigFacts
+    from whatfits.profiler.trace.events import Trace
+    from whatfits.profiler.trace.options import Dims, StepOptions
     from whatfits.profiler.trace.produce import Produced
 
-__all__ = ["OnDemand", "TraceLimits", "TracingBusyError", "keep", "naming_the_model", "trace_model"]
+__all__ = [
+    "TRACED_CHECKPOINTINGS",
+    "OnDemand",
+    "TraceLimits",
+    "TracingBusyError",
+    "compile_class",
+    "keep",
+    "naming_the_model",
+]
 
 Answer = TypeVar("Answer")
 # What a question names a model by: a catalog name, or a config, which holds arbitrary JSON.
 Model = str | Mapping[str, Any]
 
-_CHECKPOINTINGS = ("none", "full")
+TRACED_CHECKPOINTINGS = ("none", "full")
+"""Of models that are known by their config; which layers others name is not known of them."""
+_MAX_EVENTS = 300_000
 _NOT_COMPILED = (
     "`whatfits trace` compiles this model for every micro-batch and length, and has not done so yet"
 )
@@ -61,8 +73,12 @@ class TracingBusyError(WhatfitsError):
 class OnDemand:
     """Answers the two questions, tracing models that nobody has traced; safe to use from several threads."""
 
-    def __init__(self, limits: TraceLimits | None = None) -> None:
+    def __init__(
+        self, limits: TraceLimits | None = None, *, notify: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Answer within limits; `notify` is told, in a sentence, what an answer waits for."""
         self._limits = limits or TraceLimits()
+        self._notify = notify
         self._children = threading.BoundedSemaphore(self._limits.max_children)
         self._locks = tuple(threading.Lock() for _ in range(_NUM_LOCKS))
 
@@ -111,11 +127,13 @@ class OnDemand:
                     return ask()
                 except UntracedModelError as error:
                     _require_new(error, error.config, seen)
+                    self._notify("building the model, which nobody has traced yet")
                     keep_facts(error.config, child.describe(error.config).to_json())
                 except MissingProfileError as error:
                     _require_new(error, error.key, seen)
                     if error.key is None or not error.key.config or child.stack != error.stack:
                         raise
+                    self._notify(f"tracing {error.key.slug}")
                     trace(child, error.key)
 
     @contextmanager
@@ -202,22 +220,20 @@ def naming_the_model(model: Model, limits: TraceLimits) -> Iterator[None]:
         ) from error
 
 
-def _structure(model: Model, key: ProfileKey, dims: "Dims") -> "tuple[StructureClass, Dims]":
-    """The class of a key, and all dims of one point of it."""
+def _options(model: Model, key: ProfileKey) -> "StepOptions":
+    """What a key says, to be traced."""
     from whatfits.profiler.trace.classes import KERNEL_ORDERS
-    from whatfits.profiler.trace.config_classes import config_class
-    from whatfits.profiler.trace.config_facts import ConfigFacts
     from whatfits.profiler.trace.options import StepOptions
 
     config = resolve_model(model)[0].config
     assert config is not None, "the key names a config"
-    facts = ConfigFacts.from_json(dict(known_facts(config) or {}))
-    if key.checkpointing not in _CHECKPOINTINGS:
+    if key.checkpointing not in TRACED_CHECKPOINTINGS:
         reason = f"{key.checkpointing} is not traced yet for {key.architecture}"
+        accepted = ", ".join(TRACED_CHECKPOINTINGS)
         raise UnsupportedError(
-            "training.activation_checkpointing", key.checkpointing, "none, full", reason=reason
+            "training.activation_checkpointing", key.checkpointing, accepted, reason=reason
         )
-    options = StepOptions(
+    return StepOptions(
         architecture=key.architecture,
         config=config,
         precision=key.precision,
@@ -225,21 +241,53 @@ def _structure(model: Model, key: ProfileKey, dims: "Dims") -> "tuple[StructureC
         kernels=KERNEL_ORDERS[key.first_kernel],
         checkpointing=key.checkpointing,
     )
+
+
+def _structure(options: "StepOptions", facts: "ConfigFacts", dims: "Dims") -> "tuple[StructureClass, Dims]":
+    """The class that a micro-batch and a sequence length fall into, and all dims of that point."""
+    from whatfits.profiler.trace.config_classes import config_class
+
     targets = {"t": dims["s"]} if facts.inputs == "tokens_and_targets" else {}
     return config_class(options, facts, dims), {"L": facts.num_layers, **dims, **targets}
+
+
+def _kept_facts(config: str) -> "ConfigFacts":
+    from whatfits.profiler.trace.config_facts import ConfigFacts
+
+    facts = known_facts(config)
+    assert facts is not None, "the model was resolved"
+    return ConfigFacts.from_json(dict(facts))
+
+
+def _tracer(child: "TraceChild", options: "StepOptions") -> "Callable[[Dims], Trace]":
+    """Trace in the child; a step of very many events would take this process too long to compile."""
+
+    def trace(dims: "Dims") -> "Trace":
+        found = child.trace(dims, options)
+        count = sum(len(tokens) for tokens in found.parts.values())
+        if count > _MAX_EVENTS:
+            reason = f"one step of it at {dims} has {count:,} events"
+            raise UnsupportedError(
+                "model", options.architecture, f"a step of at most {_MAX_EVENTS:,} events", reason=reason
+            )
+        return found
+
+    return trace
 
 
 def _trace_directly(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> None:
     from whatfits.profiler.trace.produce import direct_program
 
-    structure, point = _structure(model, key, dims)
-    trace = child.trace(point, structure.options)
+    options = _options(model, key)
+    structure, point = _structure(options, _kept_facts(options.config), dims)
+    trace = _tracer(child, options)(point)
     program = direct_program(structure, child.stack, trace, point, _NOT_COMPILED)
     save_profile(program, user_profiles() / stack_folder(child.stack))
 
 
 def _trace_class(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> None:
-    produced = trace_model(child, model, key, dims)
+    options = _options(model, key)
+    produced, _ = compile_class(child, options, _kept_facts(options.config), dims)
     keep(produced, child.stack)
     if produced.fallback is not None:
         reason = (
@@ -249,12 +297,14 @@ def _trace_class(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims
         raise UnsupportedError("model", key.architecture, accepted, reason=reason)
 
 
-def trace_model(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> "Produced":
-    """The class of a key, compiled and verified at a micro-batch and sequence length too."""
+def compile_class(
+    child: "TraceChild", options: "StepOptions", facts: "ConfigFacts", dims: "Dims"
+) -> "tuple[Produced, Dims]":
+    """The class that a micro-batch and a sequence length fall into, verified there too; and all dims of that point."""
     from whatfits.profiler.trace.produce import produce
 
-    structure, point = _structure(model, key, dims)
-    return produce(structure, child.stack, partial(child.trace, options=structure.options), point)
+    structure, point = _structure(options, facts, dims)
+    return produce(structure, child.stack, _tracer(child, options), point), point
 
 
 def keep(produced: "Produced", stack: Mapping[str, str]) -> None:

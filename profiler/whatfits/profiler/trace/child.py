@@ -21,6 +21,8 @@ or asks what a config is:
 
     {"facts": {"architecture": "GPT2LMHeadModel", "num_layers": 12, ...}}                    as in `config_facts`
 
+or, with `factory` in place of both, what a module of the user's own is.
+
 `options` are the fields of `StepOptions`, those left out at their defaults (`adapter` holds those of
 `AdapterOptions`); a point holds the `Dims`. What goes wrong is a line too, in place of any of these:
 
@@ -88,11 +90,13 @@ def answer_request(line: str) -> Iterator[Json]:
             yield {"error": {"kind": _kind(error), **_describe(error)}}
 
 
-def _facts(config: str, architecture: str = "") -> Json:
+def _facts(config: str = "", architecture: str = "", factory: str = "") -> Json:
     from whatfits.profiler.trace.configs import describe  # noqa: PLC0415  (as above)
+    from whatfits.profiler.trace.own_module import describe_own  # noqa: PLC0415  (as above)
 
     try:
-        return {"facts": describe(config, architecture).to_json()}
+        facts = describe_own(factory) if factory else describe(config, architecture)
+        return {"facts": facts.to_json()}
     except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
         return {"error": {"kind": _kind(error), "field": getattr(error, "field", ""), **_describe(error)}}
 

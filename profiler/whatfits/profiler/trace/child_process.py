@@ -67,6 +67,7 @@ _PACKAGES = ("whatfits.profiler", "whatfits.estimator", "whatfits.estimator.prof
 """The tracer, and of the estimator the formulas that both use."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
+_LARGEST_ANSWER = 2**28
 
 
 class TraceError(Exception):
@@ -173,6 +174,14 @@ class TraceChild:
         request = {"describe": {"config": config, "architecture": architecture}}
         return ConfigFacts.from_json(self._ask(request)["facts"])
 
+    def describe_own(self, factory: str) -> ConfigFacts:
+        """What the module of a factory, MODULE:FACTORY, is, by building it.
+
+        Raises:
+            TraceError: as the module's docstring says.
+        """
+        return ConfigFacts.from_json(self._ask({"describe": {"factory": factory}})["facts"])
+
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
         stdin = self._process.stdin
         assert stdin is not None
@@ -238,6 +247,8 @@ class TraceChild:
                 if not data:
                     raise self._ended()
                 self._buffer += data
+                if len(self._buffer) > _LARGEST_ANSWER:
+                    raise TraceFailedError(f"an answer of more than {_LARGEST_ANSWER:,} bytes")
         line, _, rest = bytes(self._buffer).partition(b"\n")
         self._buffer = bytearray(rest)
         return line

@@ -127,10 +127,11 @@ def _answer(source: str | None, options: dict[str, Any], *, explain: bool) -> "E
     from whatfits.estimator.catalog import model_argument, parse_gpus
     from whatfits.estimator.errors import InputError
     from whatfits.estimator.specs import RunSpec
+    from whatfits.service.cli.output import note
     from whatfits.service.cli.questions import read_spec
     from whatfits.service.tracing import OnDemand
 
-    ask = OnDemand().estimate
+    ask = OnDemand(notify=note).estimate
     if source is not None:
         if options:
             raise InputError(

@@ -50,7 +50,7 @@ def plan(
     """What fits on these GPUs, ranked; for the rest the reason and the smallest change that fits."""
     from whatfits.estimator.catalog import model_argument
     from whatfits.estimator.specs import PlanRequest, Verdict
-    from whatfits.service.cli.output import print_json, warn
+    from whatfits.service.cli.output import note, print_json, warn
     from whatfits.service.cli.questions import drop_unset
     from whatfits.service.tracing import OnDemand
 
@@ -67,7 +67,7 @@ def plan(
         objective=objective,
         limit=limit,
     )
-    answer = OnDemand().plan(PlanRequest.model_validate(question))
+    answer = OnDemand(notify=note).plan(PlanRequest.model_validate(question))
     if as_json:
         print_json(answer)
     else:
