@@ -101,4 +101,9 @@ def _load(place: str) -> ModuleType:
     folder = os.getcwd()  # noqa: PTH109  (sys.path holds text)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    return importlib.import_module(place)
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name != place.partition(".")[0]:
+            raise
+        raise OwnModuleError(f"there is no module {place} in {folder} or where Python looks") from error
