@@ -25,6 +25,7 @@ __all__ = ["loop_assumption", "provenance_of"]
 _STEP_TIME = (
     "Step time is a model with published and fitted rates, not a measurement; its 90% interval is wide."
 )
+_DIRECT = "Memory is from a direct trace of this micro-batch and sequence length alone: {reason}."
 _FSDP = (
     "FSDP memory counts two gathered layers, the root's weights and one layer's gradients in two copies; the "
     "allocator's pools per stream are covered by a wider interval, not replayed."
@@ -59,6 +60,8 @@ def provenance_of(run: RunSpec, memory: StepMemory, assumptions: tuple[str, ...]
     """Provenance of an answer that no measurement has entered."""
     found = [*assumptions, loop_assumption(run.training), *_training(run.training, memory)]
     found += [_device(memory.gpu), _STEP_TIME]
+    if memory.table.fallback:
+        found.append(_DIRECT.format(reason=memory.table.fallback))
     if memory.tensors.placement is Placement.FSDP:
         found.append(_FSDP)
     if memory.gpu.total_bytes_is_estimate and run.hardware.memory_cap_bytes is None:

@@ -44,7 +44,7 @@ def create_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI
         lifespan=_warm_up,
     )
     app.state.settings = settings
-    app.state.planner = planner if planner is not None else _default_planner()
+    app.state.planner = planner if planner is not None else _default_planner(settings)
     for module in (estimates, plans, catalog, health):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(health.router, include_in_schema=False)
@@ -63,11 +63,18 @@ async def _warm_up(app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
-def _default_planner() -> Planner:
+def _default_planner(settings: Settings) -> Planner:
     # Imported here because an app that was given a planner needs none of the estimator's code.
     from whatfits.service.domain.estimator_planner import EstimatorPlanner  # noqa: PLC0415
+    from whatfits.service.tracing import TraceLimits  # noqa: PLC0415  (as above)
 
-    return EstimatorPlanner()
+    return EstimatorPlanner(
+        TraceLimits(
+            timeout_seconds=settings.trace_timeout_seconds,
+            memory_bytes=settings.trace_memory_bytes,
+            max_children=settings.max_traces,
+        )
+    )
 
 
 def _own_version() -> str:

@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whatfits.estimator.errors import InputError
-from whatfits.estimator.units import MIB
+from whatfits.estimator.units import GIB, MIB
 
 LOOPBACK_CHOICES = ("127.0.0.1", "::1", "localhost")
 
@@ -22,6 +22,12 @@ class Settings(BaseSettings):
     """TCP port; 0 asks the system for a free one."""
     max_body_bytes: int = Field(default=MIB, gt=0)
     """Largest request body read; a larger one is answered with 413."""
+    trace_timeout_seconds: float = Field(default=60.0, gt=0)
+    """Wall-clock time that tracing a model for a question may take; of each structure class where a plan needs several."""
+    trace_memory_bytes: int = Field(default=4 * GIB, gt=0)
+    """Memory that the process which traces may allocate."""
+    max_traces: int = Field(default=2, gt=0)
+    """Models traced at a time; further ones wait."""
     log_json: bool = False
     """Write log lines as JSON (for machines) and not as text (for people)."""
 

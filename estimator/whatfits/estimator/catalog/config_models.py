@@ -13,7 +13,7 @@ from whatfits.estimator.profile.config_text import canonical_config, config_id
 from whatfits.estimator.profile.store import user_profiles
 from whatfits.estimator.specs.model import ModelSpec
 
-__all__ = ["UntracedModelError", "keep_facts", "model_from_any_config", "model_from_facts"]
+__all__ = ["UntracedModelError", "keep_facts", "known_facts", "model_from_any_config", "model_from_facts"]
 
 _FACTS_FOLDER = "configs"
 _FACT_KEYS = (
@@ -68,11 +68,16 @@ def model_from_any_config(
             f"{field}.quantization_config", config["quantization_config"], "weights that are not quantised", reason=reason
         )  # fmt: skip
     text = canonical_config(config)
-    facts = _shipped_facts().get(config_id(text)) or _kept_facts(config_id(text))
+    facts = known_facts(text)
     if facts is None:
         raise UntracedModelError(field, text, model_type)
     found = name or str(config.get("_name_or_path") or model_type)
     return model_from_facts(text, facts, name=found, source=source)
+
+
+def known_facts(text: str) -> Mapping[str, Any] | None:
+    """What building a config's model found out, shipped or kept; none if nobody built it."""
+    return _shipped_facts().get(config_id(text)) or _kept_facts(config_id(text))
 
 
 def model_from_facts(text: str, facts: Mapping[str, Any], *, name: str, source: str) -> ModelSpec:

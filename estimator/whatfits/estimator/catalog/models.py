@@ -65,7 +65,9 @@ def resolve_model(
     if not isinstance(model, str):
         return _read_model(model, field=field), ()
     if model.startswith("python:"):
-        raise UnsupportedError(field, model, _ACCEPTED, reason="modules of your own are not traced yet")
+        raise UnsupportedError(
+            field, model, _ACCEPTED, reason="a module of your own is for `whatfits trace` alone"
+        )
     key = model_name_key(model)
     exact = _exact_names().get(key)
     if exact is not None:

@@ -1,5 +1,8 @@
 """Which structure class, and so which profile, a question falls into."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outputs
 from whatfits.estimator.memory.placement import Placement
@@ -8,6 +11,7 @@ from whatfits.estimator.profile import (
     CONFIG_MULTIPLE,
     CountTable,
     EventProgram,
+    MissingProfileError,
     ProfileKey,
     config_id,
     load_program,
@@ -39,6 +43,8 @@ __all__ = [
     "rank_tensors",
     "table_of",
 ]
+
+Profile = TypeVar("Profile", CountTable, EventProgram)
 
 MIN_LAYERS = 4
 """The shipped tables start one layer above the shallowest trace they were compiled from."""
@@ -145,8 +151,8 @@ def table_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSp
     """
     until = training.loop.keep_outputs
     if until is KeepOutputs.NO:
-        return load_table(key, stack)
-    return table_with_outputs(load_program(key, stack), until)
+        return _load(load_table, key, stack, training)
+    return table_with_outputs(_load(load_program, key, stack, training), until)
 
 
 def program_of(key: ProfileKey, stack: dict[str, str] | None, training: TrainingSpec) -> EventProgram:
@@ -155,7 +161,25 @@ def program_of(key: ProfileKey, stack: dict[str, str] | None, training: Training
     Raises:
         UnsupportedError: there is no profile of that class for the stack.
     """
-    return keep_outputs(load_program(key, stack), training.loop.keep_outputs)
+    return keep_outputs(_load(load_program, key, stack, training), training.loop.keep_outputs)
+
+
+def _load(
+    load: Callable[[ProfileKey, dict[str, str] | None], Profile],
+    key: ProfileKey,
+    stack: dict[str, str] | None,
+    training: TrainingSpec,
+) -> Profile:
+    """The profile of a class; of a config whose class was not compiled, a direct trace of the very question."""
+    try:
+        return load(key, stack)
+    except MissingProfileError as error:
+        if not key.config or key.only:
+            raise
+        try:
+            return load(key.at(training.micro_batch_size, training.seq_len), stack)
+        except MissingProfileError:
+            raise error from None
 
 
 def rank_tensors(

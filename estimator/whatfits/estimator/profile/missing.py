@@ -27,7 +27,9 @@ class MissingProfileError(UnsupportedError):
             available: stacks that have the class.
             model: the model as `whatfits trace` takes it.
         """
-        self._missing = (key, stack, available)
+        self.key = key
+        self.stack = dict(stack)
+        self._available = available
         accepted = "; ".join(_words(s) for s in available) or "no stack yet"
         subject = "no profile" if key is None else f"no profile of {key.slug}"
         command = trace_command(key, model)
@@ -38,8 +40,8 @@ class MissingProfileError(UnsupportedError):
 
     def for_model(self, model: object) -> "MissingProfileError":
         """The same with the model in the command; one given inline has no name there, and is called config.json."""
-        key, stack, available = self._missing
-        return MissingProfileError(key, stack, available, model if isinstance(model, str) else "config.json")
+        name = model if isinstance(model, str) else "config.json"
+        return MissingProfileError(self.key, self.stack, self._available, name)
 
 
 def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/python") -> str:
@@ -55,11 +57,18 @@ def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/py
             ("--first-kernel", key.first_kernel, "flash"),
         ):
             words += [flag, value] if value != default else []
-        words += ["--seq-len", "2047"] if key.sequence == "other" else []
+        words += ["--seq-len", str(_length_in(key.sequence))] if key.sequence != "eights" else []
         words += ["--dropout", "0.1"] if key.dropout else []
         method, _, targets = key.adapter.partition(":")
         words += ["--adapter", method, "--lora-targets", targets] if method != "none" else []
     return shlex.join(words)
+
+
+def _length_in(sequence: str) -> int:
+    """A length of a class of lengths: above a window, or 2048 and less; a multiple of 8, or not."""
+    kind, _, window = sequence.partition("_above_")
+    eights = (int(window) // 8 + 2) * 8 if window else 2048
+    return eights if kind == "eights" else eights - 1
 
 
 def _words(stack: Mapping[str, str]) -> str:

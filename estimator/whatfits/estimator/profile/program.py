@@ -7,7 +7,7 @@ ready). A free names its allocation by part and position, affine in the number o
 repetition k it stands in: position = c0 + cK K + ck k.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
 
@@ -106,6 +106,12 @@ class ProfileKey:
     """flash | cudnn: which of the two SDPA tries first on the device"""
     config: str = ""
     """Name of the config (`config_id`) where all dims are numbers, with depth and all; else the class has any dims"""
+    only: str = ""
+    """The micro-batch and sequence length that a direct trace alone answers, such as `b1_s2048`; empty for all of them"""
+
+    def at(self, micro_batch_size: int, seq_len: int) -> "ProfileKey":
+        """The key of a direct trace: of this class, and of that micro-batch and sequence length alone."""
+        return replace(self, only=f"b{micro_batch_size}_s{seq_len}")
 
     @property
     def slug(self) -> str:
@@ -127,6 +133,7 @@ class ProfileKey:
                 *([self.adapter.replace(":", "_").replace(",", "+")] if self.adapter != "none" else []),
                 *([f"{self.first_kernel}_first"] if self.first_kernel != "flash" else []),
                 *([f"s_{self.sequence}"] if self.sequence != "eights" else []),
+                *([f"only_{self.only}"] if self.only else []),
             ]
         )
 
@@ -152,6 +159,8 @@ class ProfileHead:
     buffers: tuple[tuple[str, SizeExpression], ...]
     period: int = 1
     """Layers after which the pattern of layers repeats; the depth grows by whole periods. 0: there is one depth alone."""
+    fallback: str = ""
+    """Why this is a direct trace of one micro-batch and sequence length alone; empty of a compiled class."""
 
     def num_periods(self, num_layers: int, first_layers: int) -> int:
         """Periods between two depths.
@@ -187,7 +196,7 @@ class ProfileHead:
             "key": {
                 name: getattr(self.key, name)
                 for name in ProfileKey.__slots__
-                if name != "config" or self.key.config
+                if name not in ("config", "only") or getattr(self.key, name)
             },
             "stack": self.stack,
             "sizes": [e.to_json() for e in self.sizes],
@@ -198,6 +207,7 @@ class ProfileHead:
             ],
             "buffers": [[name, e.to_json()] for name, e in self.buffers],
             **({} if self.period == 1 else {"period": self.period}),
+            **({"fallback": self.fallback} if self.fallback else {}),
         }
 
     @staticmethod
@@ -224,6 +234,7 @@ class ProfileHead:
             ),
             "buffers": tuple((n, SizeExpression.from_json(e)) for n, e in data["buffers"]),
             "period": data.get("period", 1),
+            "fallback": data.get("fallback", ""),
         }
 
 

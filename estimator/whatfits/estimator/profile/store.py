@@ -2,7 +2,8 @@
 
 A profile is two files: `<class>.table.json.gz`, read for every plan, and `<class>.program.json.gz`, read when events
 are needed. Both places have one folder per library stack; what the user traced comes before what is shipped. A class
-for sequences of a multiple of 8 answers for other lengths too where no file is there for those.
+for sequences of a multiple of 8 answers for other lengths too where no file is there for those. A direct trace has the
+micro-batch and sequence length that it alone answers in its name.
 """
 
 import gzip

@@ -162,6 +162,7 @@ def build_table(program: EventProgram) -> CountTable:
         parameters=program.parameters,
         buffers=program.buffers,
         period=period,
+        fallback=program.fallback,
         base=at[0][kept],
         slope=slope[kept],
         row_label=row_label[kept],

@@ -21,13 +21,16 @@ or asks what a config is:
 
     {"facts": {"architecture": "GPT2LMHeadModel", "num_layers": 12, ...}}                    as in `config_facts`
 
+or, with `factory` in place of both, what a module of the user's own is.
+
 `options` are the fields of `StepOptions`, those left out at their defaults (`adapter` holds those of
 `AdapterOptions`); a point holds the `Dims`. What goes wrong is a line too, in place of any of these:
 
     {"error": {"kind": "missing_package", "package": "torch", "message": "..."}}
 
 Kinds: `missing_package` and `unusable_package` in place of the introduction, after which the program ends;
-`bad_request`, once for a request; `trace_failed`, or `missing_package` where an adapter needs peft, for one point.
+`bad_request`, once for a request; `config_refused` for a description, with the `field` of the config at fault;
+`trace_failed`, `out_of_memory`, or `missing_package` where an adapter needs peft, for one point.
 It ends when standard input does. What libraries print goes to standard error.
 """
 
@@ -84,17 +87,28 @@ def answer_request(line: str) -> Iterator[Json]:
         try:
             yield {"trace": trace_to_json(trace_micro_batch(dims, options))}
         except Exception as error:  # noqa: BLE001  (whatever the traced code raises is the answer)
-            missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-            yield {"error": {"kind": "missing_package" if missing else "trace_failed", **_describe(error)}}
+            yield {"error": {"kind": _kind(error), **_describe(error)}}
 
 
-def _facts(config: str, architecture: str = "") -> Json:
+def _facts(config: str = "", architecture: str = "", factory: str = "") -> Json:
     from whatfits.profiler.trace.configs import describe  # noqa: PLC0415  (as above)
+    from whatfits.profiler.trace.own_module import describe_own  # noqa: PLC0415  (as above)
 
     try:
-        return {"facts": describe(config, architecture).to_json()}
+        facts = describe_own(factory) if factory else describe(config, architecture)
+        return {"facts": facts.to_json()}
     except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
-        return {"error": {"kind": "trace_failed", **_describe(error)}}
+        return {"error": {"kind": _kind(error), "field": getattr(error, "field", ""), **_describe(error)}}
+
+
+def _kind(error: Exception) -> str:
+    """What an error of the traced code is; torch says in words alone that it got no memory."""
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+        return "out_of_memory"
+    if type(error).__name__ == "ConfigError":  # whose module imports torch
+        return "config_refused"
+    missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+    return "missing_package" if missing else "trace_failed"
 
 
 def _trouble() -> Json | None:

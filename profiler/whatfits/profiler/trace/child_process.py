@@ -3,13 +3,16 @@
     TraceError
     |-- InterpreterError    the interpreter cannot be started, or lacks a package; `package` names which
     |-- TraceFailedError    the model's code raised while it was traced
-    `-- TraceTimeoutError   no answer in time
+    |   `-- ConfigRefusedError  the config makes no model; `field` names the key of it that is at fault, if one is
+    |-- TraceTimeoutError   no answer in time
+    `-- TraceMemoryError    the child may not have the memory it needs
 
 Each ends the child; only after a `TraceFailedError` it can be asked again.
 """
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -29,10 +32,12 @@ from whatfits.profiler.trace.protocol import options_to_json, trace_from_json
 from whatfits.profiler.trace.stack import STACK_PACKAGES, short_version
 
 __all__ = [
+    "ConfigRefusedError",
     "InterpreterError",
     "TraceChild",
     "TraceError",
     "TraceFailedError",
+    "TraceMemoryError",
     "TraceTimeoutError",
     "trace_with",
 ]
@@ -43,9 +48,11 @@ if sys.version_info < (3, 11):
     print('{"error": {"kind": "unusable_package", "package": "python", "message": "Python %d.%d is older than 3.11"}}'
           % sys.version_info[:2])
     sys.exit(2)
-import types
+import resource, types
+if int(sys.argv[1]):
+    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]), int(sys.argv[1])))
 sys.path[:] = [folder for folder in sys.path if folder]
-for place in sys.argv[1:]:
+for place in sys.argv[2:]:
     name, _, folder = place.partition("=")
     package = types.ModuleType(name)
     package.__path__ = [folder] if folder else []
@@ -60,6 +67,7 @@ _PACKAGES = ("whatfits.profiler", "whatfits.estimator", "whatfits.estimator.prof
 """The tracer, and of the estimator the formulas that both use."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
+_LARGEST_ANSWER = 2**28
 
 
 class TraceError(Exception):
@@ -78,8 +86,20 @@ class TraceFailedError(TraceError):
     """The code that was traced raised."""
 
 
+class ConfigRefusedError(TraceFailedError):
+    """The config makes no model."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
 class TraceTimeoutError(TraceError):
     """No answer in time."""
+
+
+class TraceMemoryError(TraceError):
+    """The child needs more memory than it may have."""
 
 
 class TraceChild:
@@ -90,23 +110,35 @@ class TraceChild:
         stack: the same as major.minor, of what a stack is named by.
     """
 
-    def __init__(self, python: Path | str = sys.executable, *, timeout_seconds: float = 300.0) -> None:
+    def __init__(
+        self,
+        python: Path | str = sys.executable,
+        *,
+        timeout_seconds: float = 300.0,
+        total_seconds: float = math.inf,
+        memory_bytes: int = 0,
+    ) -> None:
         """Start the child and read its introduction.
 
         Args:
             python: interpreter of the environment whose libraries are traced.
             timeout_seconds: the longest that one answer may take.
+            total_seconds: the longest that all of them may take together, from the start on.
+            memory_bytes: what the child may allocate (RLIMIT_DATA: address space that it alone writes); 0 for no limit.
 
         Raises:
             InterpreterError: it cannot be started or lacks a package.
             TraceTimeoutError: it does not answer.
         """
         self._timeout_seconds = timeout_seconds
+        self._total_seconds = total_seconds
+        self._ends_at = time.monotonic() + total_seconds
+        self._memory_bytes = memory_bytes
         self._buffer = bytearray()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the child)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (the interpreter the caller names)
-                [str(python), "-c", _BOOTSTRAP, "whatfits=", *_list_folders()],
+                [str(python), "-c", _BOOTSTRAP, str(memory_bytes), "whatfits=", *_list_folders()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -141,6 +173,14 @@ class TraceChild:
         """
         request = {"describe": {"config": config, "architecture": architecture}}
         return ConfigFacts.from_json(self._ask(request)["facts"])
+
+    def describe_own(self, factory: str) -> ConfigFacts:
+        """What the module of a factory, MODULE:FACTORY, is, by building it.
+
+        Raises:
+            TraceError: as the module's docstring says.
+        """
+        return ConfigFacts.from_json(self._ask({"describe": {"factory": factory}})["facts"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
         stdin = self._process.stdin
@@ -182,32 +222,44 @@ class TraceChild:
         message = f"{error['type']}: {error['message']}" if "type" in error else error["message"]
         if error["kind"] in ("missing_package", "unusable_package"):
             raise InterpreterError(message, error["package"])
+        if error["kind"] == "out_of_memory":
+            raise self._out_of_memory()
+        if error["kind"] == "config_refused":
+            raise ConfigRefusedError(error["message"], error.get("field", ""))
         raise TraceFailedError(message)
+
+    def _out_of_memory(self) -> TraceMemoryError:
+        return TraceMemoryError(f"it needs more than the {self._memory_bytes / 2**30:.3g} GiB it may have")
 
     def _read_line(self) -> bytes:
         stdout = self._process.stdout
         assert stdout is not None
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline = min(time.monotonic() + self._timeout_seconds, self._ends_at)
         searched = 0
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             while self._buffer.find(b"\n", searched) < 0:
                 searched = len(self._buffer)
                 if not selector.select(max(deadline - time.monotonic(), 0)):
-                    raise TraceTimeoutError(f"no answer within {self._timeout_seconds:g} s")
+                    limit = min(self._timeout_seconds, self._total_seconds)
+                    raise TraceTimeoutError(f"no answer within {limit:g} s")
                 data = os.read(stdout.fileno(), 65536)
                 if not data:
                     raise self._ended()
                 self._buffer += data
+                if len(self._buffer) > _LARGEST_ANSWER:
+                    raise TraceFailedError(f"an answer of more than {_LARGEST_ANSWER:,} bytes")
         line, _, rest = bytes(self._buffer).partition(b"\n")
         self._buffer = bytearray(rest)
         return line
 
-    def _ended(self) -> InterpreterError:
+    def _ended(self) -> TraceError:
         status = self._process.wait()
         self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(self._stderr.tell() - _SHOWN_STDERR, 0))
         text = self._stderr.read().decode(errors="replace").strip()
+        if self._memory_bytes and ("MemoryError" in text or "bad_alloc" in text):
+            return self._out_of_memory()
         return InterpreterError(f"the child ended with status {status}: {text or 'it said nothing'}")
 
 

@@ -85,7 +85,7 @@ class StructureClass:
 
     def make_fitter(self) -> Fitter:
         """What finds the sizes' expressions at the points."""
-        if self.options.config:
+        if self.options.config or self.options.factory:
             return ConfigSizeFitter(self.points, self.symbols)
         return SizeFitter(self.points, self.symbols)
 

@@ -42,7 +42,7 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
     key = replace(
         key_of(options, micro_batch="one" if one else "many", kv_heads="any"),
         architecture=facts.architecture,
-        config=config_id(options.config),
+        config=config_id(options.config or options.factory),
         tied=facts.tied,
         sequence=("eights" if eights else "other") + (f"_above_{low}" if low else ""),
     )

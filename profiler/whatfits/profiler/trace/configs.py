@@ -29,6 +29,10 @@ _WITH_LOSS = (
     "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 )
 """transformers' tables of classes that compute a loss, by model type, in the order they are asked."""
+_CHOSEN_HERE = ("attn_implementation", "_attn_implementation")
+"""Keys of a config that the question decides: a name of a kernel there would have it fetched."""
+MAX_PARAMETERS = 10**13
+"""More than any model has; what a config with more describes is a mistake."""
 _MAX_PERIOD = 12
 _NUMBERING = ("layer_idx", "layer_id", "layer_index", "layer_number", "idx", "index")
 _IMAGE_SIZE = 224
@@ -36,7 +40,11 @@ _CHANNELS = 3
 
 
 class ConfigError(ValueError):
-    """A config that names no model which transformers can build."""
+    """A config that names no model which transformers can build; `field` is the key at fault, if it is one."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 def read_config(text: str, num_layers: int | None = None) -> Any:
@@ -45,12 +53,17 @@ def read_config(text: str, num_layers: int | None = None) -> Any:
     Raises:
         ConfigError: transformers has no such model type, or the config does not make one.
     """
-    given = json.loads(text)
+    given = {key: value for key, value in json.loads(text).items() if key not in _CHOSEN_HERE}
     model_type = given.pop("model_type", None)
     if model_type not in transformers.CONFIG_MAPPING:
-        raise ConfigError(f"transformers {transformers.__version__} has no model type {model_type!r}")
+        unknown = f"transformers {transformers.__version__} has no model type {model_type!r}"
+        if "auto_map" in given:
+            raise ConfigError(f"{unknown}, and code that comes with a model is never run", "auto_map")
+        raise ConfigError(unknown, "model_type")
     try:
         config = transformers.AutoConfig.for_model(model_type, **given)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ConfigError(f"the config makes no {model_type} model: {error}") from error
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
@@ -157,8 +170,15 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
     try:
         with torch.device("meta"):
             model: Any = cls._from_config(config)
+    except MemoryError:
+        raise
     except Exception as error:
         raise ConfigError(f"{cls.__name__} cannot be built from the config: {error}") from error
+    num_parameters = sum(p.numel() for p in model.parameters())
+    if num_parameters > MAX_PARAMETERS:
+        raise ConfigError(
+            f"the model has {num_parameters:.3g} parameters, more than the {MAX_PARAMETERS:.0e} traced"
+        )
     stack = config.get_text_config()
     depth, layers = depth_of(config), layers_of(model)
     head_dim, heads = getattr(stack, "head_dim", None), _number(stack, "num_attention_heads")
@@ -168,7 +188,7 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
         inputs=_inputs_of(model),
         num_layers=depth or max(len(layers), 1),
         depths=_repeating_depths(layers, depth),
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=num_parameters,
         num_active_parameters=_active_parameters(model, stack),
         hidden_size=hidden_size,
         longest=_longest(config),

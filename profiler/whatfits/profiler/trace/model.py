@@ -10,6 +10,7 @@ from whatfits.profiler.trace.checkpoints import checkpoint_layers
 from whatfits.profiler.trace.configs import build_from_config
 from whatfits.profiler.trace.losses import install_loss
 from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.own_module import build_own
 
 __all__ = ["CONFIGS", "build_model", "causal_model", "head_name", "parameter_role", "traced_parameters"]
 
@@ -49,6 +50,8 @@ def build_model(dims: Dims, options: StepOptions, device: str = "meta") -> nn.Mo
 
 def _make_model(dims: Dims, options: StepOptions) -> nn.Module:
     dtype = _stored_dtype(options)
+    if options.factory:
+        return build_own(options.factory, dtype)
     if options.config:
         return build_from_config(
             options.config,

@@ -39,6 +39,8 @@ class StepOptions:
     architecture: str = "LlamaForCausalLM"
     config: str = ""
     """JSON text of a Hugging Face config whose model is traced; without one the dims say all there is to know."""
+    factory: str = ""
+    """MODULE:FACTORY of a module of the user's own, in place of a model of transformers."""
     tie_embeddings: bool = False
     precision: str = "bf16"
     """fp32 | bf16 | bf16_mixed | fp16_mixed. Dtypes of module and compute: mixed ones are an fp32 module under autocast, fp16 with a scaled loss."""

@@ -17,7 +17,7 @@ from whatfits.profiler.trace.options import Dims
 from whatfits.profiler.trace.sizes import SizeFitError
 from whatfits.profiler.trace.verify import Comparison, compare_with_trace
 
-__all__ = ["Compiled", "HeldOut", "Produced", "compile_and_verify", "produce"]
+__all__ = ["Compiled", "HeldOut", "Produced", "compile_and_verify", "direct_program", "produce"]
 
 _SHOWN_REASON = 1000
 
@@ -181,7 +181,13 @@ def _fall_back(
     held_out: tuple[HeldOut, ...],
     reason: str,
 ) -> Produced:
-    program = program_of_trace(direct, structure.key, dims["L"], stack)
-    return Produced(
-        programs=(), program=program, trace=direct, held_out=held_out, fallback=reason[:_SHOWN_REASON]
-    )
+    program = direct_program(structure, stack, direct, dims, reason[:_SHOWN_REASON])
+    return Produced(programs=(), program=program, trace=direct, held_out=held_out, fallback=program.fallback)
+
+
+def direct_program(
+    structure: StructureClass, stack: dict[str, str], trace: Trace, dims: Dims, why: str
+) -> EventProgram:
+    """The program of one direct trace, which answers its micro-batch and sequence length alone; `why` says the reason."""
+    key = structure.key.at(dims["b"], dims["s"]) if structure.key.config else structure.key
+    return replace(program_of_trace(trace, key, dims["L"], stack), fallback=why)

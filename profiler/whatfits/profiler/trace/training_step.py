@@ -26,6 +26,7 @@ from whatfits.profiler.trace.masks import batch_inputs, scalar_answers
 from whatfits.profiler.trace.model import build_model, causal_model, head_name, traced_parameters
 from whatfits.profiler.trace.modules import ModuleTracker
 from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.own_module import own_inputs
 from whatfits.profiler.trace.storages import StorageRecorder
 
 _DEFAULTS = StepOptions()
@@ -90,7 +91,7 @@ class MicroBatchTracer:
             given = self._inputs({"b": batch, "s": seq_len, "t": target_len or seq_len})
             with self._autocast():
                 outputs = self.model(**given)
-                loss = outputs.loss
+                loss = outputs.loss if hasattr(outputs, "loss") else outputs
                 if not self.options.keep_outputs:
                     del outputs
             parts["backward"] = self.recorder.start_part()
@@ -109,6 +110,8 @@ class MicroBatchTracer:
     def _inputs(self, dims: Dims) -> dict[str, Any]:
         if self.options.config:
             return micro_batch_of(self.model, dims, self.device)
+        if self.options.factory:
+            return own_inputs(self.options.factory, self.model, dims, self.device)
         return dict(batch_inputs(self.options.mask, dims["b"], dims["s"], self.device))
 
     def _make_scaler(self) -> torch.amp.GradScaler | None:
@@ -181,7 +184,7 @@ def trace_micro_batch(dims: Dims, options: StepOptions) -> Trace:
     """Trace the first micro-batch of a step, gradients kept, and decide each allocation's category."""
     model = build_model(dims, options)
     tracer = MicroBatchTracer(model, options)
-    tracer.recorder.keep_empty, tracer.recorder.keep_possible = True, bool(options.config)
+    tracer.recorder.keep_empty, tracer.recorder.keep_possible = True, bool(options.config or options.factory)
     parts = tracer.micro_batch(dims["b"], dims["s"], target_len=dims.get("t"))
     assign_categories(parts, head_name(model))
     return Trace(

@@ -15,6 +15,7 @@ from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
 from whatfits.service.api.schemas import EstimateOptions
 from whatfits.service.problems import FieldProblem, build_pointer, build_problem_response, shorten_value
+from whatfits.service.tracing import TracingBusyError
 
 __all__ = ["register_problem_handlers"]
 
@@ -43,6 +44,7 @@ def register_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_answer_http_error)
     app.exception_handler(RequestValidationError)(_answer_validation_error)
     app.exception_handler(InputError)(_answer_input_error)
+    app.exception_handler(TracingBusyError)(_answer_busy)
 
 
 def _answer_http_error(request: Request, error: HTTPException) -> Response:
@@ -71,6 +73,10 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     return build_problem_response(
         problems.INVALID_INPUT, detail=errors[0].detail + more, instance=path, errors=errors
     )
+
+
+def _answer_busy(request: Request, error: TracingBusyError) -> Response:
+    return build_problem_response(problems.BUSY, detail=str(error), instance=request.url.path)
 
 
 def _answer_input_error(request: Request, error: InputError) -> Response:

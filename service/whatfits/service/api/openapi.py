@@ -14,6 +14,7 @@ _QUESTION_ERRORS = {
     "413": "The body is too large",
     "415": "The body is not sent as JSON",
     "422": "A value cannot be used, or is not modelled yet",
+    "503": "Too many models are being traced for other questions",
 }
 _SCHEMA_REF = "#/components/schemas/{model}"
 

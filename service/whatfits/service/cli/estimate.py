@@ -124,24 +124,26 @@ def estimate(
 # Any: unchecked options.
 def _answer(source: str | None, options: dict[str, Any], *, explain: bool) -> "Estimate":
     """Estimate the run that a file, or else the options, describe."""
-    from whatfits.estimator import estimate_run
     from whatfits.estimator.catalog import model_argument, parse_gpus
     from whatfits.estimator.errors import InputError
     from whatfits.estimator.specs import RunSpec
+    from whatfits.service.cli.output import note
     from whatfits.service.cli.questions import read_spec
+    from whatfits.service.tracing import OnDemand
 
+    ask = OnDemand(notify=note).estimate
     if source is not None:
         if options:
             raise InputError(
                 "SPEC", source, _REPLACED_BY_FILE, reason=f"given together with {', '.join(options)}"
             )
-        return estimate_run(RunSpec.model_validate(read_spec(source)), explain=explain)
+        return ask(RunSpec.model_validate(read_spec(source)), explain=explain)
     for name, flag in (("model", "--model"), ("hardware", "--gpus")):
         if name not in options:
             raise InputError(flag, None, "SPEC.json, - or both --model and --gpus", reason="not given")
     hardware, assumptions = parse_gpus(options["hardware"])
     run = {**options, "model": model_argument(options["model"]), "hardware": hardware}
-    answer = estimate_run(RunSpec.model_validate(run), explain=explain)
+    answer = ask(RunSpec.model_validate(run), explain=explain)
     known = answer.provenance.assumptions
     added = tuple(sentence for sentence in assumptions if sentence not in known)
     provenance = answer.provenance.model_copy(update={"assumptions": (*added, *known)})

@@ -48,6 +48,12 @@ def warn(sentence: str) -> None:
     typer.echo(f"warning: {sentence}", err=True)
 
 
+def note(sentence: str) -> None:
+    """Say on standard error what takes time, to a person who watches."""
+    if sys.stderr.isatty():
+        typer.echo(sentence, err=True)
+
+
 def _write(text: str) -> None:
     try:
         sys.stdout.write(text)

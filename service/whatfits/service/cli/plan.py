@@ -48,11 +48,11 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer of POST /api/v1/plans.")] = False,
 ) -> None:
     """What fits on these GPUs, ranked; for the rest the reason and the smallest change that fits."""
-    from whatfits.estimator import plan_runs
     from whatfits.estimator.catalog import model_argument
     from whatfits.estimator.specs import PlanRequest, Verdict
-    from whatfits.service.cli.output import print_json, warn
+    from whatfits.service.cli.output import note, print_json, warn
     from whatfits.service.cli.questions import drop_unset
+    from whatfits.service.tracing import OnDemand
 
     question = drop_unset(
         model=model_argument(model),
@@ -67,7 +67,7 @@ def plan(
         objective=objective,
         limit=limit,
     )
-    answer = plan_runs(PlanRequest.model_validate(question))
+    answer = OnDemand(notify=note).plan(PlanRequest.model_validate(question))
     if as_json:
         print_json(answer)
     else:

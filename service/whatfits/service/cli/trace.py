@@ -1,17 +1,16 @@
 """`whatfits trace`: make the memory profile of a model with the libraries of an environment."""
 
 import sys
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from whatfits.estimator.specs import ModelSpec
-    from whatfits.profiler.trace.child_process import InterpreterError, TraceChild
-    from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
+    from whatfits.profiler.trace.child_process import InterpreterError
+    from whatfits.profiler.trace.options import AdapterOptions
     from whatfits.service.cli.trace_answer import TraceAnswer
+    from whatfits.service.cli.trace_any import Asked
 
 _ACCEPTED = {
     "--precision": ("bf16", "fp32", "bf16_mixed", "fp16_mixed"),
@@ -27,7 +26,11 @@ _DEFAULT_RANK = 16
 
 def trace(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, or the path of a Hugging Face config.json.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Catalog name, path of a Hugging Face config.json, or python:MODULE:FACTORY.",
+        ),
     ],
     python: Annotated[
         str | None,
@@ -74,12 +77,18 @@ def trace(
 ) -> None:
     """Trace one training step of MODEL, compile it, verify it, and keep the profile for later answers.
 
-    The profile is of the model's structure class: it answers every depth, width, batch and sequence. It is kept in
-    $WHATFITS_PROFILES, or where the platform keeps a user's data. No GPU and no weights are needed.
+    The profile is of the model's structure class: of LLaMA and Qwen2 it answers every depth, width, batch and
+    sequence, of others every batch and sequence. It is kept in $WHATFITS_PROFILES, or where the platform keeps a user's
+    data. No GPU and no weights are needed.
+
+    python:MODULE:FACTORY is a module of your own: FACTORY() returns it; it, or MODULE, has a function
+    sample_inputs(batch, seq_len, device) that returns what it is called with; and it returns the loss, or an object
+    whose .loss that is. It is traced and verified, and not kept.
     """
     from whatfits.profiler.trace.classes import KERNEL_ORDERS
     from whatfits.profiler.trace.options import StepOptions
     from whatfits.service.cli.output import print_json, warn
+    from whatfits.service.cli.trace_any import Asked
 
     names = {
         "--precision": precision, "--attention": attention, "--checkpointing": checkpointing,
@@ -87,10 +96,7 @@ def trace(
     }  # fmt: skip
     for flag, value in names.items():
         _require_accepted(flag, value)
-    spec = _find_model(model)
     options = StepOptions(
-        architecture=spec.architecture,
-        tie_embeddings=spec.tie_embeddings,
         precision=precision,
         attention=attention,
         kernels=KERNEL_ORDERS[first_kernel],
@@ -100,13 +106,8 @@ def trace(
         dropout=dropout,
         adapter=_read_adapter(adapter, lora_rank, lora_targets),
     )
-    dims: Dims = {
-        **spec.dims,
-        "b": micro_batch_size,
-        "s": seq_len or min(2048, spec.max_position_embeddings or 2048),
-        "r": lora_rank or _DEFAULT_RANK,
-    }
-    answer = _trace_in(python, timeout, spec, options, dims)
+    asked = Asked(model, options, micro_batch_size, seq_len, lora_rank or _DEFAULT_RANK, timeout)
+    answer = _trace_in(python, asked)
     if as_json:
         print_json(answer)
     else:
@@ -114,7 +115,8 @@ def trace(
 
         render_trace(answer)
     if answer.fallback is not None:
-        warn(f"not kept, as this is a direct trace of these sizes alone: {answer.fallback}")
+        kept = "not kept" if answer.saved_to is None else "kept for this question alone"
+        warn(f"{kept}, as this is a direct trace of these sizes: {answer.fallback}")
 
 
 def _require_accepted(flag: str, value: str) -> None:
@@ -123,13 +125,6 @@ def _require_accepted(flag: str, value: str) -> None:
     accepted = _ACCEPTED[flag]
     if value not in accepted:
         raise InputError(flag, value, ", ".join(accepted), suggestions=near_matches(value, accepted))
-
-
-def _find_model(name: str) -> "ModelSpec":
-    from whatfits.estimator.catalog import model_argument, resolve_model
-
-    spec, _ = resolve_model(model_argument(name))
-    return spec
 
 
 def _read_adapter(name: str | None, rank: int | None, targets: str | None) -> "AdapterOptions | None":
@@ -147,25 +142,25 @@ def _read_adapter(name: str | None, rank: int | None, targets: str | None) -> "A
     return AdapterOptions(targets=chosen, dora=adapter.dora, quantized=adapter.quantized)
 
 
-def _trace_in(
-    python: str | None, timeout: float, spec: "ModelSpec", options: "StepOptions", dims: "Dims"
-) -> "TraceAnswer":
+def _trace_in(python: str | None, asked: "Asked") -> "TraceAnswer":
     """Trace with a child of the interpreter, which is gone when this returns or raises."""
     from whatfits.profiler.trace.child_process import InterpreterError, TraceChild, TraceError
     from whatfits.service.cli.failures import MissingExtraError, TraceRunError
+    from whatfits.service.cli.trace_any import answer_with
 
     if python is None and any(find_spec(name) is None for name in ("torch", "transformers")):
         raise MissingExtraError(
             "trace needs torch and transformers, which are not installed here: pip install 'whatfits[agent]', "
             "or name an environment that has them with --python"
         )
+    asked.check()
     try:
-        with TraceChild(python or sys.executable, timeout_seconds=timeout) as child:
-            return _answer(child, spec, options, dims)
+        with TraceChild(python or sys.executable, timeout_seconds=asked.timeout) as child:
+            return answer_with(child, asked)
     except InterpreterError as error:
         raise _blame(python, error) from error
     except TraceError as error:
-        raise TraceRunError(f"{spec.name} cannot be traced like this: {error}") from error
+        raise TraceRunError(f"{asked.name} cannot be traced like this: {error}") from error
 
 
 def _blame(python: str | None, error: "InterpreterError") -> Exception:
@@ -178,19 +173,3 @@ def _blame(python: str | None, error: "InterpreterError") -> Exception:
     needed = "an interpreter, 3.11 or newer, with torch and transformers"
     accepted = f"{needed} and {error.package}" if error.package == "peft" else needed
     return InputError("--python", python, accepted, reason=f"{python}: {error}")
-
-
-def _answer(child: "TraceChild", spec: "ModelSpec", options: "StepOptions", dims: "Dims") -> "TraceAnswer":
-    from whatfits.estimator.profile.store import save_class, stack_folder, user_profiles
-    from whatfits.profiler.trace.classes import class_at
-    from whatfits.profiler.trace.produce import produce
-    from whatfits.service.cli.trace_answer import describe_trace
-
-    structure = class_at(options, dims)
-    produced = produce(structure, child.stack, partial(child.trace, options=options), dims)
-    folder = user_profiles() / stack_folder(child.stack)
-    if produced.fallback is None:
-        save_class(produced.programs, folder)
-    return describe_trace(
-        spec.name, produced, dims, versions=child.versions, python=child.python, folder=folder
-    )

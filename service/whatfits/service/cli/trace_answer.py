@@ -66,9 +66,9 @@ def describe_trace(
     *,
     versions: Mapping[str, str],
     python: str,
-    folder: Path,
+    folder: Path | None,
 ) -> TraceAnswer:
-    """Answer for what was produced; `folder` is where it was kept if it compiled."""
+    """Answer for what was produced; `folder` is where it was kept, if it was."""
     trace, program = produced.trace, produced.program
     weights = sum(prod(shape) * nbytes for _, shape, nbytes, _, _ in trace.parameters)
     return TraceAnswer(
@@ -94,6 +94,6 @@ def describe_trace(
             )
             for point in produced.held_out
         ),
-        saved_to=str(folder) if produced.fallback is None else None,
+        saved_to=None if folder is None else str(folder),
         explanation=explain_micro_batch(program, dict(dims)),
     )

@@ -1,0 +1,316 @@
+"""Answers about models nobody has traced yet: a child process traces what a question needs, and that is kept.
+
+An estimate is answered from a direct trace of its very micro-batch and sequence length, which takes seconds; a plan,
+which asks for many of them, from the classes it needs, compiled. Nothing here loads torch: the child does.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from whatfits.estimator import estimate_run, plan_runs
+from whatfits.estimator.catalog import resolve_model, resolve_run
+from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts, known_facts
+from whatfits.estimator.errors import InputError, UnsupportedError, WhatfitsError
+from whatfits.estimator.profile import MissingProfileError, ProfileKey, config_id
+from whatfits.estimator.profile.store import save_class, save_profile, stack_folder, user_profiles
+from whatfits.estimator.specs import Estimate, Plan, PlanRequest, RunSpec
+from whatfits.estimator.units import GIB, format_bytes
+
+if TYPE_CHECKING:
+    from whatfits.profiler.trace.child_process import TraceChild
+    from whatfits.profiler.trace.classes import StructureClass
+    from whatfits.profiler.trace.config_facts import ConfigFacts
+    from whatfits.profiler.trace.events import Trace
+    from whatfits.profiler.trace.options import Dims, StepOptions
+    from whatfits.profiler.trace.produce import Produced
+
+__all__ = [
+    "TRACED_CHECKPOINTINGS",
+    "OnDemand",
+    "TraceLimits",
+    "TracingBusyError",
+    "compile_class",
+    "keep",
+    "naming_the_model",
+]
+
+Answer = TypeVar("Answer")
+# What a question names a model by: a catalog name, or a config, which holds arbitrary JSON.
+Model = str | Mapping[str, Any]
+
+TRACED_CHECKPOINTINGS = ("none", "full")
+"""Of models that are known by their config; which layers others name is not known of them."""
+_MAX_EVENTS = 300_000
+_NOT_COMPILED = (
+    "`whatfits trace` compiles this model for every micro-batch and length, and has not done so yet"
+)
+_CLASSES_OF_A_PLAN = 4
+_NUM_LOCKS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceLimits:
+    """What a trace that somebody waits for may take."""
+
+    timeout_seconds: float = 60.0
+    """Wall-clock time of the child, of each class where a plan needs several."""
+    memory_bytes: int = 4 * GIB
+    """What the child may allocate."""
+    max_children: int = 2
+    """Children at a time."""
+
+
+class TracingBusyError(WhatfitsError):
+    """Too many models are being traced at the moment."""
+
+
+class OnDemand:
+    """Answers the two questions, tracing models that nobody has traced; safe to use from several threads."""
+
+    def __init__(
+        self, limits: TraceLimits | None = None, *, notify: Callable[[str], object] = lambda _: None
+    ) -> None:
+        """Answer within limits; `notify` is told, in a sentence, what an answer waits for."""
+        self._limits = limits or TraceLimits()
+        self._notify = notify
+        self._children = threading.BoundedSemaphore(self._limits.max_children)
+        self._locks = tuple(threading.Lock() for _ in range(_NUM_LOCKS))
+
+    def estimate(self, run: RunSpec, *, explain: bool = False) -> Estimate:
+        """As `estimate_run`."""
+
+        def trace(child: "TraceChild", key: ProfileKey) -> None:
+            training = resolve_run(run).run.training
+            dims = {"b": training.micro_batch_size, "s": training.seq_len}
+            _trace_directly(child, run.model, key, dims)
+
+        ask = partial(estimate_run, run, explain=explain)
+        return self._answer(ask, run.model, trace, num_classes=1)
+
+    def plan(self, request: PlanRequest) -> Plan:
+        """As `plan_runs`."""
+
+        def trace(child: "TraceChild", key: ProfileKey) -> None:
+            longest = resolve_model(request.model)[0].max_position_embeddings or 2048
+            dims = {"b": 1 if key.micro_batch == "one" else 2, "s": request.seq_len or min(2048, longest)}
+            _trace_class(child, request.model, key, dims)
+
+        return self._answer(partial(plan_runs, request), request.model, trace, num_classes=_CLASSES_OF_A_PLAN)
+
+    def _answer(
+        self,
+        ask: Callable[[], Answer],
+        model: Model,
+        trace: Callable[["TraceChild", ProfileKey], None],
+        *,
+        num_classes: int,
+    ) -> Answer:
+        """Ask; trace what is missing and ask again."""
+        try:
+            return ask()
+        except (UntracedModelError, MissingProfileError) as error:
+            if _class_of(error) is None:
+                raise
+            if not _can_trace():
+                raise _naming_the_extra(error) from None
+            lock = self._locks[int(_class_of(error) or "", 16) % _NUM_LOCKS]
+        with self._waiting(lock), self._waiting(self._children), self._start(model, num_classes) as child:
+            seen: set[object] = set()
+            while True:
+                try:
+                    return ask()
+                except UntracedModelError as error:
+                    _require_new(error, error.config, seen)
+                    self._notify("building the model, which nobody has traced yet")
+                    keep_facts(error.config, child.describe(error.config).to_json())
+                except MissingProfileError as error:
+                    _require_new(error, error.key, seen)
+                    if error.key is None or not error.key.config or child.stack != error.stack:
+                        raise
+                    self._notify(f"tracing {error.key.slug}")
+                    trace(child, error.key)
+
+    @contextmanager
+    def _waiting(self, lock: "threading.Lock | threading.BoundedSemaphore") -> Iterator[None]:
+        """Hold a lock, got within the time a trace may take."""
+        if not lock.acquire(timeout=self._limits.timeout_seconds):
+            raise TracingBusyError("too many models are being traced; ask again later")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _start(self, model: Model, num_classes: int) -> Iterator["TraceChild"]:
+        from whatfits.profiler.trace.child_process import TraceChild
+
+        limits = self._limits
+        with naming_the_model(model, limits):
+            child = TraceChild(
+                sys.executable,
+                timeout_seconds=limits.timeout_seconds,
+                total_seconds=limits.timeout_seconds * num_classes,
+                memory_bytes=limits.memory_bytes,
+            )
+            with child:
+                yield child
+
+
+def _can_trace() -> bool:
+    return all(find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def _class_of(error: UntracedModelError | MissingProfileError) -> str | None:
+    """The config that is to be traced; none where no config can be."""
+    if isinstance(error, UntracedModelError):
+        return config_id(error.config)
+    return (error.key.config or None) if error.key is not None else None
+
+
+def _naming_the_extra(error: InputError) -> InputError:
+    reason = f"{error.reason}; where 'whatfits[agent]' is installed, this is done on demand"
+    return UnsupportedError(error.field, error.value, error.accepted, reason=reason)
+
+
+def _require_new(error: InputError, missing: object, seen: set[object]) -> None:
+    """Raise what was traced and is missing all the same."""
+    if missing in seen:
+        raise error
+    seen.add(missing)
+
+
+@contextmanager
+def naming_the_model(model: Model, limits: TraceLimits) -> Iterator[None]:
+    """What goes wrong in the child, as an error about the model that the question names."""
+    from whatfits.profiler.trace.child_process import (
+        ConfigRefusedError,
+        TraceError,
+        TraceFailedError,
+        TraceMemoryError,
+        TraceTimeoutError,
+    )
+
+    name = model if isinstance(model, str) else str(model.get("model_type"))
+    try:
+        yield
+    except ConfigRefusedError as error:
+        field = f"model.{error.field}" if error.field else "model"
+        value = model[error.field] if error.field and not isinstance(model, str) else name
+        accepted = "a config that transformers makes a model of by itself"
+        raise InputError(field, value, accepted, reason=str(error)) from error
+    except TraceTimeoutError as error:
+        accepted = f"a model that is traced within {limits.timeout_seconds:g} s; `whatfits trace --timeout` allows more"
+        raise UnsupportedError("model", name, accepted, reason=f"{name}: {error}") from error
+    except TraceMemoryError as error:
+        accepted = f"a model that is traced within {format_bytes(limits.memory_bytes)} of memory"
+        raise UnsupportedError("model", name, accepted, reason=f"{name}: {error}") from error
+    except TraceFailedError as error:
+        accepted = "a model whose training step runs as asked"
+        raise UnsupportedError("model", name, accepted, reason=f"tracing {name} raised {error}") from error
+    except TraceError as error:
+        accepted = "a model of the catalog that ships with profiles"
+        raise UnsupportedError(
+            "model", name, accepted, reason=f"{name} cannot be traced here: {error}"
+        ) from error
+
+
+def _options(model: Model, key: ProfileKey) -> "StepOptions":
+    """What a key says, to be traced."""
+    from whatfits.profiler.trace.classes import KERNEL_ORDERS
+    from whatfits.profiler.trace.options import StepOptions
+
+    config = resolve_model(model)[0].config
+    assert config is not None, "the key names a config"
+    if key.checkpointing not in TRACED_CHECKPOINTINGS:
+        reason = f"{key.checkpointing} is not traced yet for {key.architecture}"
+        accepted = ", ".join(TRACED_CHECKPOINTINGS)
+        raise UnsupportedError(
+            "training.activation_checkpointing", key.checkpointing, accepted, reason=reason
+        )
+    return StepOptions(
+        architecture=key.architecture,
+        config=config,
+        precision=key.precision,
+        attention=key.attention,
+        kernels=KERNEL_ORDERS[key.first_kernel],
+        checkpointing=key.checkpointing,
+    )
+
+
+def _structure(options: "StepOptions", facts: "ConfigFacts", dims: "Dims") -> "tuple[StructureClass, Dims]":
+    """The class that a micro-batch and a sequence length fall into, and all dims of that point."""
+    from whatfits.profiler.trace.config_classes import config_class
+
+    targets = {"t": dims["s"]} if facts.inputs == "tokens_and_targets" else {}
+    return config_class(options, facts, dims), {"L": facts.num_layers, **dims, **targets}
+
+
+def _kept_facts(config: str) -> "ConfigFacts":
+    from whatfits.profiler.trace.config_facts import ConfigFacts
+
+    facts = known_facts(config)
+    assert facts is not None, "the model was resolved"
+    return ConfigFacts.from_json(dict(facts))
+
+
+def _tracer(child: "TraceChild", options: "StepOptions") -> "Callable[[Dims], Trace]":
+    """Trace in the child; a step of very many events would take this process too long to compile."""
+
+    def trace(dims: "Dims") -> "Trace":
+        found = child.trace(dims, options)
+        count = sum(len(tokens) for tokens in found.parts.values())
+        if count > _MAX_EVENTS:
+            reason = f"one step of it at {dims} has {count:,} events"
+            raise UnsupportedError(
+                "model", options.architecture, f"a step of at most {_MAX_EVENTS:,} events", reason=reason
+            )
+        return found
+
+    return trace
+
+
+def _trace_directly(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> None:
+    from whatfits.profiler.trace.produce import direct_program
+
+    options = _options(model, key)
+    structure, point = _structure(options, _kept_facts(options.config), dims)
+    trace = _tracer(child, options)(point)
+    program = direct_program(structure, child.stack, trace, point, _NOT_COMPILED)
+    save_profile(program, user_profiles() / stack_folder(child.stack))
+
+
+def _trace_class(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> None:
+    options = _options(model, key)
+    produced, _ = compile_class(child, options, _kept_facts(options.config), dims)
+    keep(produced, child.stack)
+    if produced.fallback is not None:
+        reason = (
+            f"a plan needs {key.slug} for every micro-batch, and it does not compile: {produced.fallback}"
+        )
+        accepted = "an estimate, which is answered from a direct trace"
+        raise UnsupportedError("model", key.architecture, accepted, reason=reason)
+
+
+def compile_class(
+    child: "TraceChild", options: "StepOptions", facts: "ConfigFacts", dims: "Dims"
+) -> "tuple[Produced, Dims]":
+    """The class that a micro-batch and a sequence length fall into, verified there too; and all dims of that point."""
+    from whatfits.profiler.trace.produce import produce
+
+    structure, point = _structure(options, facts, dims)
+    return produce(structure, child.stack, _tracer(child, options), point), point
+
+
+def keep(produced: "Produced", stack: Mapping[str, str]) -> None:
+    """Keep a class; of one that does not compile the direct trace, which answers its own question alone."""
+    folder = user_profiles() / stack_folder(stack)
+    if produced.fallback is None:
+        save_class(produced.programs, folder)
+    elif produced.program.key.only:
+        save_profile(produced.program, folder)
