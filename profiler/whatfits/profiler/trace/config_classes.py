@@ -20,8 +20,16 @@ _BATCHES = (2, 5, 3, 7, 4, 3, 6, 2)
 _SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.5, 0.13, 0.97)
 _TARGET_SHARES = (0.55, 0.3, 0.86, 0.17, 0.41, 0.93, 0.71, 0.26)
 """Where in its range each point's sequence length lies, a decoder's too."""
-_HELD_OUT = ((8, 0.45, 0.63), (3, 0.83, 0.34))
+_HELD_OUT = (
+    (8, 0.45, 0.63),
+    (3, 0.83, 0.34),
+    (6, 0.7, 0.9),
+    (9, 0.29, 0.48),
+    (10, 0.6, 0.2),
+    (11, 0.95, 0.7),
+)
 """Batch and lengths of the held-out points."""
+_LEAST_HELD_OUT = 6
 _LONGEST_TRACED = 2048
 _SEQUENTIAL = ("mamba",)
 _SHORTEST_RANGE = 8
@@ -50,9 +58,10 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
     points = tuple(map(point, _BATCHES, _SHARES, _TARGET_SHARES))
     depths = facts.depths or (facts.num_layers,)
     compared = (*depths[2:], facts.num_layers) if facts.depths else depths
-    held_out = tuple(
-        {**point(*where), "L": depth} for where in _HELD_OUT for depth in dict.fromkeys(compared)
-    )
+    compared = tuple(dict.fromkeys(compared))
+    wanted = _LEAST_HELD_OUT // 2 if _has_tokens(facts) else _LEAST_HELD_OUT  # half at each kind of length
+    count = max(2, -(-wanted // len(compared)))
+    held_out = tuple({**point(*where), "L": depth} for where in _HELD_OUT[:count] for depth in compared)
     return StructureClass(
         key=key,
         options=options,
@@ -122,5 +131,5 @@ def _lengths(facts: ConfigFacts) -> tuple[str, ...]:
     if not _has_tokens(facts):
         return ()
     plain = ("s", "t") if facts.inputs == "tokens_and_targets" else ("s",)
-    multiples = (8, 32, 128, *facts.chunks)
+    multiples = (8, 16, 32, 128, *facts.chunks)
     return (*plain, *(f"padded(1 {x};{multiple};1)" for x in plain for multiple in multiples))
