@@ -56,6 +56,8 @@ _DEPTH_NAMES = (
     "num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers",
     "num_encoder_layers", "num_decoder_layers", "depth",
 )  # fmt: skip
+_NAMES_OF_STAGES = ("stage_names", "out_features", "out_indices")
+"""Of a backbone: follow from its depth."""
 _DEPTHS = (6, 12, 18)
 """Layers tried: of a stack that repeats after one, after as many as three, after more."""
 _STACK_DEPTH = 2
@@ -83,8 +85,7 @@ def candidates() -> dict[str, tuple[str, str]]:
 def small_config(model_type: str, depth: int) -> dict[str, Any]:
     """The default config of a model type with few layers, as the JSON of a checkpoint has it."""
     config: Any = transformers.AutoConfig.for_model(model_type)
-    given: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    given.pop("transformers_version", None)
+    given: dict[str, Any] = config.to_dict()
     text = config.get_text_config().model_type
     _shrink(given, _STACK_DEPTH if config.is_encoder_decoder else depth, text)
     return {**given, "model_type": model_type}
@@ -100,6 +101,8 @@ def _shrink(given: dict[str, Any], depth: int, deep: str) -> None:
         for key, value in given.items():
             if isinstance(value, list) and len(value) == layers:
                 given[key] = value[:depth]
+    for name in _NAMES_OF_STAGES:
+        given.pop(name, None)
     for part in given.values():
         if isinstance(part, dict) and "model_type" in part:
             _shrink(part, depth if part["model_type"] == deep else _STACK_DEPTH, deep)
