@@ -20,7 +20,7 @@ SOURCES := estimator optim_impls profiler service web
 CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
 
-.PHONY: help setup serve test check format verify bench docs-optimizers accuracy profiles gpu-first clean
+.PHONY: help setup serve test check format verify bench docs-optimizers docs-architectures accuracy profiles gpu-first clean
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; 
 
 docs-optimizers: $(VENV)/.dev ## write docs/optimizers.md from the registry of optimizers
 	$(BIN)/python benchmarks/optimizers_page.py
+
+docs-architectures: $(VENV)/.dev ## try the classes of transformers that were not tried yet; writes docs/architectures.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py
 
 accuracy: $(VENV)/.dev ## compare estimates with published and recorded runs; writes docs/accuracy.md
 	$(BIN)/python benchmarks/accuracy/run.py --stack-python '$(STACK_PYTHON)' $(if $(LITGPT),--litgpt '$(LITGPT)')

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler"))]
 
 from tests.verify.accuracy import verify_recordings  # noqa: E402 (the path is set above)
+from tests.verify.architectures import verify_architectures  # noqa: E402 (the same)
 from tests.verify.composition import verify_composition  # noqa: E402 (the same)
 from tests.verify.facts import (  # noqa: E402 (the same)
     verify_fsdp,
@@ -27,6 +28,7 @@ POINTS: tuple[Callable[[], Section], ...] = (
     verify_points,
     verify_second_stack,
     verify_composition,
+    verify_architectures,
     verify_histories,
     verify_published,
     verify_recordings,

@@ -83,3 +83,12 @@ def test_splits_of_many_configurations_are_those_of_each(
     together = with_derived_symbols(symbols)["splits"]
 
     assert together.tolist() == [flash_splits(b, heads, seq_len, head_dim, sms) for b in batch]
+
+
+def test_a_call_within_a_call_is_read_as_it_is_printed() -> None:
+    text = "1 padded(8 b padded(1 s;16;1);512;1) + 2 b^2 sorted(1 s^2;8)"
+
+    expression = SizeExpression.parse(text)
+
+    assert str(expression) == text
+    assert expression.evaluate(with_derived_symbols({"b": 3, "s": 100})) == 3072 + 2 * 9 * 80000

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from whatfits.estimator.profile.formulas import evaluate_call, is_call, parse_call
+from whatfits.estimator.profile.formulas import evaluate_call, is_call, parse_call, split_outside
 from whatfits.estimator.profile.scratch import (
     DEFAULT_SMS,
     DEFAULT_THREADS_PER_SM,
@@ -90,10 +90,10 @@ class SizeExpression:
             ValueError: the text is no such form.
         """
         terms = []
-        for term in text.split(" + ") if text != "0" else ():
-            coefficient, *factors = term.split(" ")
-            powers = (factor.partition("^") for factor in factors)
-            terms.append((int(coefficient), tuple((x, int(e or 1)) for x, _, e in powers)))
+        for term in split_outside(text, " + ") if text != "0" else ():
+            coefficient, *factors = split_outside(term, " ")
+            powers = (split_outside(factor, "^") for factor in factors)
+            terms.append((int(coefficient), tuple((x, int(e[0]) if e else 1) for x, *e in powers)))
         return cls(tuple(terms))
 
     def to_json(self) -> list[Any]:

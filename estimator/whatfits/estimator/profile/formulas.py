@@ -1,7 +1,7 @@
 """Sizes of kernels' scratch as calls: what a size expression says where no product of symbols can.
 
 A call is a symbol of its own, written `name(argument;...)`, such as `sort_scratch(4 b s;8;9)`. Its arguments are size
-expressions in the plain symbols, or numbers. The tracer computes a temporary's bytes with the same function at the
+expressions in the plain symbols and in calls, or numbers. The tracer computes a temporary's bytes with the same function at the
 sizes it sees, so what a profile evaluates later is what was traced.
 """
 
@@ -26,7 +26,16 @@ from whatfits.estimator.profile.scratch import (
     unique_scratch,
 )
 
-__all__ = ["FORMULAS", "LONG_SORT", "call_symbol", "evaluate_call", "is_call", "parse_call", "round_up"]
+__all__ = [
+    "FORMULAS",
+    "LONG_SORT",
+    "call_symbol",
+    "evaluate_call",
+    "is_call",
+    "parse_call",
+    "round_up",
+    "split_outside",
+]
 
 Gpu = Mapping[str, Any]
 """The GPU's symbols: `sms`, `threads_per_sm`; an H100's where they are absent."""
@@ -189,7 +198,20 @@ def parse_call(symbol: str) -> tuple[str, list[str]]:
     found = _CALL.fullmatch(symbol)
     if found is None or found[1] not in FORMULAS:
         raise ValueError(f"{symbol!r} is no call of a known formula; known: {', '.join(FORMULAS)}")
-    return found[1], found[2].split(";") if found[2] else []
+    return found[1], split_outside(found[2], ";") if found[2] else []
+
+
+def split_outside(text: str, separator: str) -> list[str]:
+    """Pieces of a text between the separators that are in no call."""
+    pieces, depth = [""], 0
+    for piece in text.split(separator):
+        pieces[-1] += piece
+        depth += piece.count("(") - piece.count(")")
+        if depth:
+            pieces[-1] += separator
+        else:
+            pieces.append("")
+    return pieces[:-1]
 
 
 def evaluate_call(name: str, gpu: Gpu, arguments: Sequence[Any]) -> Any:

@@ -61,12 +61,7 @@ class FlatToken:
 
     def same_structure(self, other: "FlatToken") -> bool:
         """Equal but for size, arguments of its formula, and reference."""
-        return (
-            self.kind == other.kind
-            and self.label == other.label
-            and self.formula[:1] == other.formula[:1]
-            and len(self.formula) == len(other.formula)
-        )
+        return self.kind == other.kind and self.label == other.label and self.formula[:1] == other.formula[:1]
 
     def matches(self, other: "FlatToken") -> bool:
         """Equal but for reference."""

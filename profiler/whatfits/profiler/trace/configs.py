@@ -25,8 +25,8 @@ _WITH_LOSS = (
     "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES",
     "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
     "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
-    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 )
 """transformers' tables of classes that compute a loss, by model type, in the order they are asked."""
 _CHOSEN_HERE = ("attn_implementation", "_attn_implementation")
@@ -105,9 +105,10 @@ def model_class(config: Any, architectures: list[str] | None) -> Any:
     named = getattr(transformers, architectures[0], None) if architectures else None
     if named is not None and _computes_loss(named):
         return named
-    for table in _WITH_LOSS:
+    causal_last = _is_encoder(config) or config.is_encoder_decoder
+    for table in (*_WITH_LOSS[1:], _WITH_LOSS[0]) if causal_last else _WITH_LOSS:
         name = getattr(modeling_auto, table).get(config.model_type)
-        if name is not None and not (table == _WITH_LOSS[0] and _is_encoder(config)):
+        if name is not None:
             return getattr(transformers, name if isinstance(name, str) else name[0])
     raise ConfigError(f"transformers has no class of {config.model_type} that computes a loss")
 
@@ -313,16 +314,17 @@ def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[s
     if "input_ids" not in taken:
         return {"pixel_values": numbers(batch, *_image_size(config)), "labels": ids(batch)}
     if "return_loss" in taken:
-        images = numbers(batch, *_image_size(config.vision_config))
+        images = numbers(batch, *_image_size(config))
         return {"input_ids": ids(batch, seq_len), "pixel_values": images, "return_loss": True}
     labels = ids(batch, dims.get("t", seq_len) if config.is_encoder_decoder else seq_len)
     tokens = {"input_ids": ids(batch, seq_len), "labels": labels}
     if "pixel_values" not in taken or "image_grid_thw" in taken:
         return tokens
-    return {**tokens, "pixel_values": numbers(batch, *_image_size(config.vision_config))}
+    return {**tokens, "pixel_values": numbers(batch, *_image_size(config))}
 
 
 def _image_size(config: Any) -> tuple[int, int, int]:
+    config = getattr(config, "vision_config", config)
     size = getattr(config, "image_size", _IMAGE_SIZE)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     return getattr(config, "num_channels", _CHANNELS), height, width

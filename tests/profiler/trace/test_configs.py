@@ -1,0 +1,116 @@
+"""Models of any Hugging Face config: how they repeat, which classes their lengths make, and that they compile exactly."""
+
+import json
+from functools import partial
+
+import pytest
+
+from tests.profiler.trace.tiny_configs import tiny_config
+from whatfits.profiler.trace.config_classes import config_class
+from whatfits.profiler.trace.configs import ConfigError, describe, layers_of
+from whatfits.profiler.trace.model import build_model
+from whatfits.profiler.trace.options import StepOptions
+from whatfits.profiler.trace.produce import compile_and_verify
+from whatfits.profiler.trace.training_step import trace_micro_batch
+
+GEMMA_LAYERS = 10
+
+
+@pytest.mark.parametrize(
+    ("model_type", "num_layers", "architecture", "period"),
+    [
+        ("gpt2", 6, "GPT2LMHeadModel", 1),
+        ("mixtral", 6, "MixtralForCausalLM", 1),
+        ("gemma2", GEMMA_LAYERS, "Gemma2ForCausalLM", 2),
+        pytest.param("deepseek_v3", 7, "DeepseekV3ForCausalLM", 1, marks=pytest.mark.slow),
+        ("bert", 6, "BertForMaskedLM", 1),
+        ("t5", 2, "T5ForConditionalGeneration", 0),
+        ("vit", 6, "ViTForImageClassification", 1),
+        ("clip", 2, "CLIPModel", 0),
+    ],
+)
+def test_a_compiled_config_equals_direct_traces(
+    model_type: str, num_layers: int, architecture: str, period: int
+) -> None:
+    """Event for event and byte for byte, at points from which nothing was fitted."""
+    text = tiny_config(model_type, num_layers)
+    facts = describe(text)
+    options = StepOptions(config=text, architecture=facts.architecture)
+    structure = config_class(options, facts, {"b": 2, "s": 64})
+
+    compiled = compile_and_verify(structure, {}, partial(trace_micro_batch, options=options))
+
+    assert facts.architecture == architecture
+    assert [point.dims for one in compiled for point in one.different] == []
+    assert sum(len(one.held_out) for one in compiled) >= 6
+    assert {one.shallow.period for one in compiled if one.shallow} == {period}
+
+
+def test_layers_that_take_turns_have_a_period() -> None:
+    assert describe(tiny_config("gpt2", 6)).depths == (3, 4, 5, 6)
+    assert describe(tiny_config("gemma2", GEMMA_LAYERS)).depths == (4, 6, 8, 10)
+
+
+def test_layers_unlike_the_others_come_before_those_that_repeat() -> None:
+    """The first layer of DeepSeek-V3 has no experts."""
+    text = tiny_config("deepseek_v3", 7, first_k_dense_replace=2)
+
+    assert describe(text).depths == (4, 5, 6, 7)
+
+
+def test_a_stack_that_is_too_shallow_to_repeat_has_no_depths() -> None:
+    assert describe(tiny_config("gpt2", 5)).depths == ()
+    assert describe(tiny_config("t5", 6)).depths == ()
+
+
+def test_lengths_on_either_side_of_a_window_are_classes_of_their_own() -> None:
+    text = tiny_config("gemma2", GEMMA_LAYERS)
+    facts = describe(text)
+    options = StepOptions(config=text, architecture=facts.architecture)
+
+    within, above = (config_class(options, facts, {"b": 2, "s": s}) for s in (256, 264))
+
+    assert facts.windows == (256,)
+    assert (within.key.sequence, above.key.sequence) == ("eights", "eights_above_256")
+    assert max(p["s"] for p in (*within.points, *within.held_out)) <= 256
+    assert min(p["s"] for p in (*above.points, *above.held_out)) > 256
+
+
+def test_experts_that_a_token_does_not_visit_are_not_active() -> None:
+    facts = describe(tiny_config("mixtral", 2))
+
+    idle = 2 * (4 - 2) * 3 * 64 * 176  # layers, idle experts, matrices
+    assert facts.num_active_parameters == facts.num_parameters - idle
+
+
+def test_a_shared_tensor_is_counted_once() -> None:
+    assert describe(tiny_config("gpt2")).tied
+    untied = describe(tiny_config("gpt2", tie_word_embeddings=False))
+    assert untied.num_parameters - describe(tiny_config("gpt2")).num_parameters == 320 * 64
+
+
+def test_the_layers_of_both_stacks_are_found() -> None:
+    text = tiny_config("t5")
+    model = build_model({}, StepOptions(config=text, architecture="T5ForConditionalGeneration"))
+
+    names = [name for name, _ in layers_of(model)]
+    assert names == ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": "no_such_model"}', "has no model type 'no_such_model'"),
+        ("{}", "has no model type None"),
+        ('{"model_type": "dac"}', "no class of dac that computes a loss"),
+        (
+            json.dumps({**json.loads(tiny_config("gpt2")), "n_embd": 65}),
+            "GPT2LMHeadModel cannot be built from the config",
+        ),
+        (json.dumps({"model_type": "bert", "hidden_size": "wide"}), "the config makes no bert model"),
+    ],
+    ids=["unknown", "no type", "no loss", "cannot be built", "not a number"],
+)
+def test_a_config_that_makes_no_model_is_refused_by_name(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        describe(text)
