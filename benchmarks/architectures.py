@@ -235,8 +235,8 @@ def page() -> str:
         "| class | model type | family | status | why |",
         "|---|---|---|---|---|",
     ]
-    columns = ("architecture", "model_type", "family", "status", "reason")
-    lines += [_cells(row, columns) for row in rows if row["status"] != "exact"]
+    reasons = ("architecture", "model_type", "family", "status", "reason")
+    lines += [_cells(row, reasons) for row in rows if row["status"] != "exact"]
     return "\n".join(lines) + "\n"
 
 

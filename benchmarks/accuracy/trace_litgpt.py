@@ -98,7 +98,7 @@ def main() -> None:
     for tensor in _cached(gpt):
         tracer.recorder.ignore(tensor)
     parts = tracer.micro_batch(question["batch"], question["seq_len"])
-    assign_categories(parts)
+    assign_categories(parts, "lm_head")
     trace = Trace(
         parts=parts,
         parameters=traced_parameters(model),

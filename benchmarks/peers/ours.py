@@ -28,7 +28,7 @@ def answer_headline(question: dict[str, Any]) -> dict[str, Any]:
         "fits": {"yes": True, "no": False}.get(str(found.fits), str(found.fits)),
         "seconds": seconds,
         "says": f"{found.fits}: {interval.low / 1e9:.1f} to {interval.high / 1e9:.1f} GB of {memory.usable_bytes / 1e9:.1f}; "
-        f"{found.time.step_time_seconds.median:.2f} s a step",
+        f"{found.time.step_time_seconds.median if found.time else float('nan'):.2f} s a step",
     }
 
 

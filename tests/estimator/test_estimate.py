@@ -15,6 +15,7 @@ def test_the_answer_is_whole() -> None:
     answer = estimate_run(make_run())
     memory, time = answer.memory, answer.time
 
+    assert time is not None
     assert answer.fits is Verdict.YES
     assert answer.fit_probability > 0.95
     assert memory.breakdown.total == memory.peak_allocated_bytes

@@ -9,7 +9,7 @@ from whatfits.estimator import plan_runs
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.recommend.rank import pareto_front
-from whatfits.estimator.specs import Objective, OptimizerName, Plan, PlanRequest, Verdict
+from whatfits.estimator.specs import Candidate, Objective, OptimizerName, Plan, PlanRequest, Verdict
 from whatfits.estimator.specs.layerwise import (
     FORWARD_ONLY_OPTIMIZERS,
     IN_BACKWARD_OPTIMIZERS,
@@ -46,9 +46,7 @@ def test_an_optimizer_that_runs_on_one_gpu_alone_is_refused_on_several() -> None
 
 def test_certain_fits_come_first_and_each_group_is_in_order_of_speed() -> None:
     answer = plan("llama-13b", "8xa100-80gb", limit=200)
-    order = [
-        (c.estimate.fits is not Verdict.YES, -c.estimate.time.tokens_per_second) for c in answer.candidates
-    ]
+    order = [(c.estimate.fits is not Verdict.YES, -speed(c)) for c in answer.candidates]
     assert order == sorted(order)
     assert {c.estimate.fits for c in answer.candidates} == {Verdict.YES, Verdict.UNCERTAIN}
 
@@ -61,11 +59,17 @@ def test_the_memory_objective_orders_by_device_bytes() -> None:
     assert "Least memory of all that fit." in certain[0].reasons
 
 
+def speed(candidate: Candidate) -> float:
+    """Tokens per second of a candidate, which plans are ranked by."""
+    assert candidate.estimate.time is not None
+    return candidate.estimate.time.tokens_per_second
+
+
 def test_exactly_one_candidate_is_called_the_fastest_and_none_is_faster() -> None:
     answer = plan("llama-7b", "8xa100-80gb", limit=1000)
     named = [c for c in answer.candidates if "Fastest of all that fit." in c.reasons]
-    certain = [c.estimate.time.tokens_per_second for c in answer.candidates if c.estimate.fits is Verdict.YES]
-    assert [c.estimate.time.tokens_per_second for c in named] == [max(certain)]
+    certain = [speed(c) for c in answer.candidates if c.estimate.fits is Verdict.YES]
+    assert [speed(c) for c in named] == [max(certain)]
 
 
 def test_a_global_batch_is_met_by_every_candidate() -> None:

@@ -97,7 +97,7 @@ def test_another_vendor_is_within_its_documented_error() -> None:
 
 def optimizer_work(row: dict[str, Any]) -> OptimizerWork:
     model = model_of(row["model"])
-    hidden, inner = model.hidden_size, model.intermediate_size
+    hidden, inner = model.dims["h"], model.dims["i"]
     matrices = [(hidden, hidden)] * 4 + [(hidden, inner)] * 3
     projected = row["optimizer"] == "galore"
     return OptimizerWork(

@@ -68,7 +68,7 @@ def test_lengths_on_either_side_of_a_window_are_classes_of_their_own() -> None:
     facts = describe(text)
     options = StepOptions(config=text, architecture=facts.architecture)
 
-    within, above = (config_class(options, facts, {"b": 2, "s": s}) for s in (256, 264))
+    within, above = (config_class(options, facts, {"b": 2, "s": s}) for s in (256, 272))
 
     assert facts.windows == (256,)
     assert (within.key.sequence, above.key.sequence) == ("eights", "eights_above_256")

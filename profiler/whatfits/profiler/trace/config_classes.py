@@ -29,6 +29,11 @@ _HELD_OUT: tuple[tuple[int, float, float, int | None], ...] = (
 """Batch and lengths of the held-out points, and which of the depths each lies at; none for the config's own.
 
 Lengths that are no multiple of 16 are expected to differ in nothing, and get every second."""
+_MORE_HELD_OUT: tuple[tuple[int, float, float, int | None], ...] = (
+    (11, 0.5, 0.5, None),
+    (13, 0.5, 0.5, 2),
+)
+"""Two more for models without lengths, which have no others."""
 _LONGEST_TRACED = 2048
 _SEQUENTIAL = ("mamba", "mamba2")
 """Model types whose events are as many as there are tokens, or change with what a sequence lacks to whole chunks."""
@@ -55,12 +60,15 @@ def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> Struct
         return found
 
     depths = facts.depths or (facts.num_layers,)
+    chosen = _HELD_OUT if eights else _HELD_OUT[1::2]
+    if not _has_tokens(facts):
+        chosen = (*chosen, *_MORE_HELD_OUT)
     held_out = tuple(
         {
             **point(batch, share, other),
             "L": facts.num_layers if which is None or not facts.depths else depths[which],
         }
-        for batch, share, other, which in (_HELD_OUT if eights else _HELD_OUT[1::2])
+        for batch, share, other, which in chosen
     )
     return StructureClass(
         key=key,

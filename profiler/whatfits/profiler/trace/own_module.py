@@ -76,6 +76,7 @@ def describe_own(name: str) -> ConfigFacts:
         depths=(),
         num_parameters=sum(p.numel() for p in parameters),
         num_active_parameters=None,
+        matrices_only=all(p.ndim <= 2 for p in parameters),
         hidden_size=max(max(p.shape, default=1) for p in parameters),
         longest=None,
         windows=(),

@@ -17,13 +17,8 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.profile.expressions import DERIVED_SIZES, SizeExpression, with_derived_symbols
 from whatfits.estimator.profile.formulas import call_symbol
-from whatfits.estimator.profile.scratch import output_vector
 
 __all__ = ["ConfigSizeFitter", "Fitter", "SizeFitError", "SizeFitter"]
-
-_REDUCTIONS = ("staging", "semaphores")
-_REDUCTION_ARGUMENTS = 6
-"""Entries of a sum's formula, its name included, before the lengths that its vectors divide."""
 
 Monomial = tuple[tuple[str, int], ...]
 
@@ -177,7 +172,7 @@ class ConfigSizeFitter:
         name = formulas[0][0] if formulas[0] else ""
         if not name or all(formula == formulas[0] for formula in formulas):
             return self.fit(sizes)
-        formulas = _of_one_length(formulas)
+        _require_one_length(formulas)
         arguments = [self.fit([int(x) for x in values]) for values in list(zip(*formulas, strict=True))[1:]]
         return SizeExpression(((1, ((call_symbol(name, arguments), 1),)),))
 
@@ -206,20 +201,10 @@ class ConfigSizeFitter:
         raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
 
 
-def _of_one_length(formulas: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
-    """The same formulas with as many arguments each.
-
-    A sum's dims merge at some points, where padding adds nothing: fewer lengths then say how wide its vectors are. In
-    their place goes that width itself.
-
-    Raises:
-        SizeFitError: another formula has more arguments at one point than at another.
-    """
-    if len({len(f) for f in formulas}) == 1:
-        return formulas
-    if formulas[0][0] not in _REDUCTIONS:
+def _require_one_length(formulas: Sequence[tuple[Any, ...]]) -> None:
+    """Raise a `SizeFitError` where a formula has more arguments at one point than at another."""
+    if len({len(f) for f in formulas}) > 1:
         raise SizeFitError(f"{formulas[0][0]} has other arguments at other points: {formulas}")
-    return [(*f[:_REDUCTION_ARGUMENTS], int(output_vector(*f[_REDUCTION_ARGUMENTS:]))) for f in formulas]
 
 
 def _two_coefficients(
