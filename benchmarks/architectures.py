@@ -222,11 +222,24 @@ def page() -> str:
     for family in (*FAMILIES, "all"):
         count = Counter(row["status"] for row in rows if family in (row["family"], "all"))
         lines.append(f"| {family} | {' | '.join(str(count[status]) for status in statuses)} |")
+    few = sum(row["status"] == "exact" and row["held_out"] < 6 for row in rows)
     held_out = sum(row["held_out"] for row in rows if row["status"] == "exact")
-    lines += ["", f"{held_out} held-out points are exact; {left} classes were not tried.", ""]
+    lines += [
+        "",
+        f"{held_out} held-out points are exact; {few} classes have fewer than six; {left} were not tried.",
+        "",
+    ]
     lines += ["## Exact", "", "| class | model type | family | layers | period | held-out points | events |"]
     lines += ["|---|---|---|--:|--:|--:|--:|"]
-    columns = ("architecture", "model_type", "family", "layers", "period", "held_out", "events")
+    columns: tuple[str, ...] = (
+        "architecture",
+        "model_type",
+        "family",
+        "layers",
+        "period",
+        "held_out",
+        "events",
+    )
     lines += [_cells(row, columns) for row in rows if row["status"] == "exact"]
     lines += [
         "",

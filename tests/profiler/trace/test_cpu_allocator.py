@@ -32,10 +32,12 @@ KERNELS_WITH_SCRATCH = {
     "aten::mm",
     "aten::bmm",
     "aten::addmm",
+    "aten::convolution",
+    "aten::convolution_backward",
 }
 """CPU kernels that allocate and free inside one op, below what any dispatch mode can see. Arithmetic on two dtypes first
 casts the narrower operand on a CPU; a CUDA kernel casts as it loads. oneDNN reorders bf16 matrices on processors that have
-bf16 instructions but no matrix units."""
+bf16 instructions but no matrix units, and the weights of a convolution."""
 RNG_STATE_BYTES = torch.get_rng_state().nbytes
 """Checkpointing keeps the generator's state, on the host on every device."""
 
