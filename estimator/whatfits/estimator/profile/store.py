@@ -9,6 +9,7 @@ micro-batch and sequence length that it alone answers in its name.
 import gzip
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,6 +42,7 @@ DEFAULT_STACK = {"torch": "2.13", "transformers": "5.23"}
 PROFILES_VARIABLE = "WHATFITS_PROFILES"
 """Environment variable that names the user's folder of profiles."""
 
+_OF_CONFIG = re.compile(r"-[0-9a-f]{16}-")
 Profile = TypeVar("Profile", EventProgram, CountTable)
 
 
@@ -114,9 +116,10 @@ def find_stack(wanted: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def shipped_classes(stack: Mapping[str, str]) -> list[str]:
-    """Slugs of the structure classes shipped for a stack."""
+    """Slugs of the structure classes of architectures shipped for a stack, those of single configs left out."""
     folder = _shipped() / stack_folder(stack)
-    return sorted(x.name.removesuffix(".table.json.gz") for x in folder.iterdir() if ".table." in x.name)
+    names = (x.name.removesuffix(".table.json.gz") for x in folder.iterdir() if ".table." in x.name)
+    return sorted(name for name in names if not _OF_CONFIG.search(name))
 
 
 def load_table(key: ProfileKey, stack: Mapping[str, str] | None = None) -> CountTable:
