@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from whatfits.estimator import estimate_run, plan_runs
 from whatfits.estimator.catalog import resolve_model, resolve_run
 from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts, known_facts
+from whatfits.estimator.catalog.resolve import default_seq_len
 from whatfits.estimator.errors import InputError, UnsupportedError, WhatfitsError
 from whatfits.estimator.profile import MissingProfileError, ProfileKey, config_id
 from whatfits.estimator.profile.store import save_class, save_profile, stack_folder, user_profiles
@@ -47,6 +48,7 @@ Model = str | Mapping[str, Any]
 TRACED_CHECKPOINTINGS = ("none", "full")
 """Of models that are known by their config; which layers others name is not known of them."""
 _MAX_EVENTS = 300_000
+"""Nine times those of DeepSeek-V3's step (32,118, its 61 layers of experts): more is a mistake or an attack."""
 _NOT_COMPILED = (
     "`whatfits trace` compiles this model for every micro-batch and length, and has not done so yet"
 )
@@ -88,6 +90,8 @@ class OnDemand:
         def trace(child: "TraceChild", key: ProfileKey) -> None:
             training = resolve_run(run).run.training
             dims = {"b": training.micro_batch_size, "s": training.seq_len}
+            if training.target_seq_len is not None:
+                dims["t"] = training.target_seq_len
             _trace_directly(child, run.model, key, dims)
 
         ask = partial(estimate_run, run, explain=explain)
@@ -97,8 +101,8 @@ class OnDemand:
         """As `plan_runs`."""
 
         def trace(child: "TraceChild", key: ProfileKey) -> None:
-            longest = resolve_model(request.model)[0].max_position_embeddings or 2048
-            dims = {"b": 1 if key.micro_batch == "one" else 2, "s": request.seq_len or min(2048, longest)}
+            seq_len = request.seq_len or default_seq_len(resolve_model(request.model)[0])
+            dims = {"b": 1 if key.micro_batch == "one" else 2, "s": seq_len}
             _trace_class(child, request.model, key, dims)
 
         return self._answer(partial(plan_runs, request), request.model, trace, num_classes=_CLASSES_OF_A_PLAN)
@@ -248,7 +252,7 @@ def _structure(options: "StepOptions", facts: "ConfigFacts", dims: "Dims") -> "t
     from whatfits.profiler.trace.config_classes import config_class
 
     targets = {"t": dims["s"]} if facts.inputs == "tokens_and_targets" else {}
-    return config_class(options, facts, dims), {"L": facts.num_layers, **dims, **targets}
+    return config_class(options, facts, dims), {"L": facts.num_layers, **targets, **dims}
 
 
 def _kept_facts(config: str) -> "ConfigFacts":

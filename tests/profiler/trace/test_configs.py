@@ -6,12 +6,18 @@ from functools import partial
 import pytest
 
 from tests.profiler.trace.tiny_configs import tiny_config
+from whatfits.estimator.catalog import resolve_run
+from whatfits.estimator.memory.classes import profile_key
+from whatfits.estimator.profile import load_program, load_table
+from whatfits.estimator.specs import RunSpec
+from whatfits.profiler.trace.classes import key_of
 from whatfits.profiler.trace.config_classes import config_class
 from whatfits.profiler.trace.configs import ConfigError, describe, layers_of
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.produce import compile_and_verify
 from whatfits.profiler.trace.training_step import trace_micro_batch
+from whatfits.profiler.trace.verify import compare_with_trace
 
 GEMMA_LAYERS = 10
 
@@ -56,6 +62,32 @@ def test_layers_unlike_the_others_come_before_those_that_repeat() -> None:
     text = tiny_config("deepseek_v3", 7, first_k_dense_replace=2)
 
     assert describe(text).depths == (4, 5, 6, 7)
+
+
+def test_a_shipped_profile_of_a_config_answers_targets_of_another_length() -> None:
+    resolved = resolve_run(
+        RunSpec.model_validate(
+            {
+                "model": "t5-small",
+                "training": {"micro_batch_size": 2, "seq_len": 512, "target_seq_len": 96},
+                "hardware": {"gpu": "a100-80gb-sxm"},
+            }
+        )
+    )
+    key = profile_key(resolved.model, resolved.run.training, resolved.gpu)
+    options = StepOptions(config=resolved.model.config or "", architecture=resolved.model.architecture)
+    dims = {"L": resolved.model.num_layers, "b": 2, "s": 512, "t": 96}
+
+    found = compare_with_trace(load_program(key), load_table(key), trace_micro_batch(dims, options), dims)
+
+    assert found.exact
+
+
+def test_a_direct_trace_of_other_targets_has_a_name_of_its_own() -> None:
+    key = key_of(StepOptions(), micro_batch="many", kv_heads="any")
+
+    assert key.at(2, 512, 96) not in (key.at(2, 512), key.at(2, 512, 512))
+    assert key.at(2, 512, 512) == key.at(2, 512)
 
 
 def test_a_stack_that_is_too_shallow_to_repeat_has_no_depths() -> None:

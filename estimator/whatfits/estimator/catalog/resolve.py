@@ -24,6 +24,7 @@ from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN, AdapterSpec, Opti
 __all__ = [
     "ResolvedPlanRequest",
     "ResolvedRun",
+    "default_seq_len",
     "fill_adapter",
     "fill_optimizer",
     "resolve_plan_request",
@@ -92,7 +93,7 @@ def resolve_plan_request(request: PlanRequest) -> ResolvedPlanRequest:
         gpu_notes = tuple(notes)
     else:
         hardware, gpu, gpu_notes = _fill_hardware(request.hardware)
-    seq_len = request.seq_len or _default_seq_len(model)
+    seq_len = request.seq_len or default_seq_len(model)
     for rank in request.ranks or ():
         if rank > model.hidden_size:
             reason = f"rank {rank} is above hidden_size {model.hidden_size}"
@@ -159,11 +160,11 @@ def _fill_training(training: TrainingSpec, model: ModelSpec) -> TrainingSpec:
     if "layerwise_update" not in training.model_fields_set:
         changes["layerwise_update"] = training.optimizer.name in IN_BACKWARD_OPTIMIZERS
     if "seq_len" not in training.model_fields_set:
-        changes["seq_len"] = _default_seq_len(model)
+        changes["seq_len"] = default_seq_len(model)
     return training.model_copy(update=changes)
 
 
-def _default_seq_len(model: ModelSpec) -> int:
+def default_seq_len(model: ModelSpec) -> int:
     """2048 tokens, or as many as the model has positions for; 1 of a model that takes none."""
     if not model.takes_tokens:
         return 1

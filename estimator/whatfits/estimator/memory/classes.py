@@ -1,6 +1,7 @@
 """Which structure class, and so which profile, a question falls into."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from whatfits.estimator.errors import UnsupportedError
@@ -68,35 +69,7 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
     Raises:
         UnsupportedError: the model has fewer layers than the shipped tables cover.
     """
-    if model.config is not None:
-        return _config_key(model, model.config, training, gpu)
-    if model.num_layers < MIN_LAYERS:
-        reason = f"{model.num_layers} layers are fewer than the shipped profiles cover"
-        raise UnsupportedError("model.num_layers", model.num_layers, f"{MIN_LAYERS} and more", reason=reason)
-    heads, kv_heads = model.dims["a"], model.dims["k"]
-    kv = "full" if kv_heads == heads else "one" if kv_heads == 1 else "grouped"
-    return ProfileKey(
-        architecture=model.architecture,
-        precision=_module_precision(training),
-        attention="eager" if training.attention is Attention.EAGER else "sdpa",
-        checkpointing=training.checkpointing_policy or str(training.activation_checkpointing),
-        loss=str(training.loss),
-        micro_batch="one" if training.micro_batch_size == 1 else "many",
-        kv_heads=kv,
-        tied=model.tie_embeddings,
-        mask="packed" if training.packed_sequences else "none",
-        dropout=training.dropout > 0,
-        adapter=_adapter(training.method, training.adapter),
-        sequence="other" if training.seq_len % 8 else "eights",
-        first_kernel=first_kernel(training, gpu),
-    )
-
-
-def _config_key(model: ModelSpec, config: str, training: TrainingSpec, gpu: GpuSpec | None) -> ProfileKey:
-    """Class of one config: its lengths lie above some of its attention's windows."""
-    eights = not model.takes_tokens or training.seq_len % CONFIG_MULTIPLE == 0
-    above = max((w for w in model.windows if w < training.seq_len), default=0)
-    return ProfileKey(
+    key = ProfileKey(
         architecture=model.architecture,
         precision=_module_precision(training),
         attention="eager" if training.attention is Attention.EAGER else "sdpa",
@@ -106,11 +79,26 @@ def _config_key(model: ModelSpec, config: str, training: TrainingSpec, gpu: GpuS
         kv_heads="any",
         tied=model.tie_embeddings,
         mask="packed" if training.packed_sequences else "none",
+        dropout=training.dropout > 0,
         adapter=_adapter(training.method, training.adapter),
-        sequence=("eights" if eights else "other") + (f"_above_{above}" if above else ""),
         first_kernel=first_kernel(training, gpu),
-        config=config_id(config),
     )
+    if model.config is not None:
+        return replace(key, sequence=_lengths_of_config(model, training), config=config_id(model.config))
+    if model.num_layers < MIN_LAYERS:
+        reason = f"{model.num_layers} layers are fewer than the shipped profiles cover"
+        raise UnsupportedError("model.num_layers", model.num_layers, f"{MIN_LAYERS} and more", reason=reason)
+    heads, kv_heads = model.dims["a"], model.dims["k"]
+    kv = "full" if kv_heads == heads else "one" if kv_heads == 1 else "grouped"
+    return replace(key, kv_heads=kv, sequence="other" if training.seq_len % 8 else "eights")
+
+
+def _lengths_of_config(model: ModelSpec, training: TrainingSpec) -> str:
+    """Class of the lengths, the targets' too: what they are multiples of, and which windows they lie above."""
+    lengths = (training.seq_len, training.target_seq_len or training.seq_len)
+    eights = not model.takes_tokens or not any(length % CONFIG_MULTIPLE for length in lengths)
+    above = max((w for w in model.windows if w < training.seq_len), default=0)
+    return ("eights" if eights else "other") + (f"_above_{above}" if above else "")
 
 
 def first_kernel(training: TrainingSpec, gpu: GpuSpec | None) -> str:
@@ -177,7 +165,7 @@ def _load(
         if not key.config or key.only:
             raise
         try:
-            return load(key.at(training.micro_batch_size, training.seq_len), stack)
+            return load(key.at(training.micro_batch_size, training.seq_len, training.target_seq_len), stack)
         except MissingProfileError:
             raise error from None
 

@@ -107,11 +107,15 @@ class ProfileKey:
     config: str = ""
     """Name of the config (`config_id`) where all dims are numbers, with depth and all; else the class has any dims"""
     only: str = ""
-    """The micro-batch and sequence length that a direct trace alone answers, such as `b1_s2048`; empty for all of them"""
+    """The micro-batch and lengths that a direct trace alone answers, such as `b1_s2048`; empty for all of them"""
 
-    def at(self, micro_batch_size: int, seq_len: int) -> "ProfileKey":
-        """The key of a direct trace: of this class, and of that micro-batch and sequence length alone."""
-        return replace(self, only=f"b{micro_batch_size}_s{seq_len}")
+    def at(self, micro_batch_size: int, seq_len: int, target_seq_len: int | None = None) -> "ProfileKey":
+        """The key of a direct trace: of this class, and of that micro-batch and those lengths alone.
+
+        Targets as long as the input, or none, are not named.
+        """
+        targets = "" if target_seq_len in (None, seq_len) else f"_t{target_seq_len}"
+        return replace(self, only=f"b{micro_batch_size}_s{seq_len}{targets}")
 
     @property
     def slug(self) -> str:

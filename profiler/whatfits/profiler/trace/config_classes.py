@@ -14,7 +14,7 @@ from whatfits.profiler.trace.classes import StructureClass, key_of
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import Dims, StepOptions
 
-__all__ = ["CONFIG_MULTIPLE", "config_class", "other_lengths", "shipped_config_classes"]
+__all__ = ["are_multiples", "config_class", "other_lengths", "shipped_config_classes"]
 
 _BATCHES = (2, 5, 3, 7, 4, 6)
 _SHARES = (0.21, 0.9, 0.37, 0.6, 0.77, 0.13)
@@ -42,7 +42,7 @@ _SEQUENTIAL = ("mamba", "mamba2")
 def config_class(options: StepOptions, facts: ConfigFacts, dims: Dims) -> StructureClass:
     """The class that batch and sequence lengths of a config's model fall into."""
     low, high = _range(facts, dims["s"])
-    eights = dims["s"] % CONFIG_MULTIPLE == 0 or not _has_tokens(facts)
+    eights = are_multiples(dims) or not _has_tokens(facts)
     one = dims["b"] == 1
     key = replace(
         key_of(options, micro_batch="one" if one else "many", kv_heads="any"),
@@ -112,6 +112,11 @@ def other_lengths(structure: StructureClass) -> StructureClass | None:
     low, high = _range(facts, point["s"])
     length = _length(low, high, _SHARES[0], eights=point["s"] % CONFIG_MULTIPLE != 0)
     return config_class(structure.options, facts, {"b": point["b"], "s": length})
+
+
+def are_multiples(dims: Dims) -> bool:
+    """Whether all lengths, a decoder's too, are multiples of 16."""
+    return not any(dims[length] % CONFIG_MULTIPLE for length in ("s", "t") if length in dims)
 
 
 def _has_tokens(facts: ConfigFacts) -> bool:

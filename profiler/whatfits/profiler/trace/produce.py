@@ -6,11 +6,12 @@ direct trace at any held-out point, the outcome is a direct trace of one point t
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from whatfits.estimator.profile import CountTable, EventProgram, build_table
 from whatfits.profiler.trace.classes import StructureClass, with_sequence
 from whatfits.profiler.trace.compile import StructureError, Tracer, compile_program
-from whatfits.profiler.trace.config_classes import CONFIG_MULTIPLE, other_lengths
+from whatfits.profiler.trace.config_classes import are_multiples, other_lengths
 from whatfits.profiler.trace.direct import program_at_depth, program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims
@@ -31,7 +32,7 @@ class HeldOut:
     comparison: Comparison
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Compiled:
     """A compiled class and every point it was held against; `shallow` is what a config's program was made from."""
 
@@ -39,6 +40,12 @@ class Compiled:
     table: CountTable
     held_out: tuple[HeldOut, ...] = ()
     shallow: EventProgram | None = None
+
+    @cached_property
+    def shallow_table(self) -> CountTable:
+        """The table of what a config's program was made from."""
+        assert self.shallow is not None, "of one config"
+        return build_table(self.shallow)
 
     @property
     def different(self) -> tuple[HeldOut, ...]:
@@ -108,7 +115,7 @@ def _remembering(trace: Tracer) -> Tracer:
 
 
 def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureClass | None]:
-    """The class for lengths that are a multiple of 8, and the one for others if the model has lengths."""
+    """The class for lengths that are a multiple of 8, of a config of 16, and the one for others if the model has lengths."""
     if structure.facts is None:
         return with_sequence(structure, "eights"), with_sequence(structure, "other")
     other = other_lengths(structure)
@@ -118,7 +125,7 @@ def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureCl
 
 
 def _is_of(eights: StructureClass, dims: Dims) -> bool:
-    return dims["s"] % (8 if eights.facts is None else CONFIG_MULTIPLE) == 0
+    return dims["s"] % 8 == 0 if eights.facts is None else are_multiples(dims)
 
 
 def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) -> Compiled:
@@ -149,8 +156,7 @@ def _compare(compiled: Compiled, dims: Dims, direct: Trace) -> HeldOut:
     """Of one config the program of its depth is held against that depth alone, what it was made from against others."""
     program, table = compiled.program, compiled.table
     if compiled.shallow is not None and dims["L"] != program.base_layers:
-        program = compiled.shallow
-        table = build_table(program)
+        program, table = compiled.shallow, compiled.shallow_table
     return HeldOut(dims=dims, trace=direct, comparison=compare_with_trace(program, table, direct, dims))
 
 
@@ -189,5 +195,5 @@ def direct_program(
     structure: StructureClass, stack: dict[str, str], trace: Trace, dims: Dims, why: str
 ) -> EventProgram:
     """The program of one direct trace, which answers its micro-batch and sequence length alone; `why` says the reason."""
-    key = structure.key.at(dims["b"], dims["s"]) if structure.key.config else structure.key
+    key = structure.key.at(dims["b"], dims["s"], dims.get("t")) if structure.key.config else structure.key
     return replace(program_of_trace(trace, key, dims["L"], stack), fallback=why)

@@ -8,6 +8,7 @@ single monomial explains is tried as a sum of two (a padded label tensor is 8 b 
 lengths, these also rounded up. Scratch is fitted argument by argument of the formula it is computed by.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from typing import Any, Protocol
@@ -83,16 +84,10 @@ def _monomial(powers: list[tuple[str, int]]) -> Monomial:
     return tuple((x, e) for x, e in powers if e)
 
 
-class SizeFitter:
-    """Fits vectors of sizes, one entry per point."""
+class _Searches(ABC):
+    """Searches the expression of each vector of sizes once."""
 
-    def __init__(self, points: Sequence[Mapping[str, int]], symbols: Sequence[str]) -> None:
-        self.points = [with_derived_symbols(p) for p in points]
-        self.monomials = _monomials(symbols)
-        self.values: NDArray[np.int64] = np.array(
-            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self.monomials],
-            dtype=np.int64,
-        )
+    def __init__(self) -> None:
         self._known: dict[tuple[int, ...], SizeExpression] = {}
 
     def fit(self, sizes: Sequence[int]) -> SizeExpression:
@@ -105,6 +100,22 @@ class SizeFitter:
         if key not in self._known:
             self._known[key] = self._search(np.array(sizes, dtype=np.int64))
         return self._known[key]
+
+    @abstractmethod
+    def _search(self, sizes: NDArray[np.int64]) -> SizeExpression: ...
+
+
+class SizeFitter(_Searches):
+    """Fits vectors of sizes, one entry per point."""
+
+    def __init__(self, points: Sequence[Mapping[str, int]], symbols: Sequence[str]) -> None:
+        self.points = [with_derived_symbols(p) for p in points]
+        self.monomials = _monomials(symbols)
+        self.values: NDArray[np.int64] = np.array(
+            [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self.monomials],
+            dtype=np.int64,
+        )
+        super().__init__()
 
     def fit_token(self, sizes: Sequence[int], _formulas: Sequence[tuple[Any, ...]]) -> SizeExpression:
         """Expression of an allocation's bytes; scratch has derived symbols where dims are symbols too."""
@@ -136,7 +147,7 @@ class SizeFitter:
         return SizeExpression(((int(coefficient[best]), self.monomials[best]),))
 
 
-class ConfigSizeFitter:
+class ConfigSizeFitter(_Searches):
     """Fits vectors of sizes of one config, one entry per point."""
 
     def __init__(self, points: Sequence[Mapping[str, int]], lengths: Sequence[str]) -> None:
@@ -161,7 +172,7 @@ class ConfigSizeFitter:
             [[SizeExpression(((1, m),)).evaluate(p) for p in self.points] for m in self._monomials],
             dtype=np.int64,
         )
-        self._known: dict[tuple[int, ...], SizeExpression] = {}
+        super().__init__()
 
     def fit_token(self, sizes: Sequence[int], formulas: Sequence[tuple[Any, ...]]) -> SizeExpression:
         """Expression of an allocation's bytes: of the bytes themselves, or a call of the formula behind them.
@@ -175,17 +186,6 @@ class ConfigSizeFitter:
         _require_one_length(formulas)
         arguments = [self.fit([int(x) for x in values]) for values in list(zip(*formulas, strict=True))[1:]]
         return SizeExpression(((1, ((call_symbol(name, arguments), 1),)),))
-
-    def fit(self, sizes: Sequence[int]) -> SizeExpression:
-        """Expression equal to the sizes at every point.
-
-        Raises:
-            SizeFitError: none of the searched form is.
-        """
-        key = tuple(sizes)
-        if key not in self._known:
-            self._known[key] = self._search(np.array(sizes, dtype=np.int64))
-        return self._known[key]
 
     def _search(self, sizes: NDArray[np.int64]) -> SizeExpression:
         if not sizes.any():

@@ -5,9 +5,11 @@ from functools import partial
 
 from whatfits.estimator.catalog import model_argument, resolve_model
 from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts, known_facts
+from whatfits.estimator.catalog.resolve import default_seq_len
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.profile.store import save_class, stack_folder, user_profiles
 from whatfits.estimator.specs import ModelSpec
+from whatfits.estimator.specs.training import DEFAULT_SEQ_LEN
 from whatfits.profiler.trace.child_process import TraceChild
 from whatfits.profiler.trace.classes import class_at
 from whatfits.profiler.trace.config_facts import ConfigFacts
@@ -26,7 +28,6 @@ from whatfits.service.tracing import (
 __all__ = ["Asked", "answer_with"]
 
 _OWN = "python:"
-_LONGEST = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,9 @@ class Asked:
         except UntracedModelError:
             return
 
-    def lengths(self, longest: int | None, *, tokens: bool = True) -> Dims:
-        """Micro-batch and sequence length, by default as long as the model allows up to 2048."""
-        default = min(_LONGEST, longest or _LONGEST) if tokens else 1
-        return {"b": self.micro_batch_size, "s": self.seq_len or default}
+    def lengths(self, default_seq_len: int) -> Dims:
+        """Micro-batch and sequence length."""
+        return {"b": self.micro_batch_size, "s": self.seq_len or default_seq_len}
 
 
 def answer_with(child: TraceChild, asked: Asked) -> TraceAnswer:
@@ -89,7 +89,7 @@ def answer_with(child: TraceChild, asked: Asked) -> TraceAnswer:
     _require_plain(asked.options, spec.architecture, TRACED_CHECKPOINTINGS)
     options = replace(asked.options, architecture=spec.architecture, config=spec.config)
     facts = ConfigFacts.from_json(dict(known_facts(spec.config) or {}))
-    lengths = asked.lengths(facts.longest, tokens=spec.takes_tokens)
+    lengths = asked.lengths(default_seq_len(spec))
     with naming_the_model(model, _limits(asked)):
         produced, point = compile_class(child, options, facts, lengths)
     keep(produced, child.stack)
@@ -112,7 +112,7 @@ def _find(child: TraceChild, model: Model, asked: Asked) -> ModelSpec:
 
 def _trace_architecture(child: TraceChild, spec: ModelSpec, asked: Asked) -> tuple[Produced, Dims]:
     options = replace(asked.options, architecture=spec.architecture, tie_embeddings=spec.tie_embeddings)
-    dims: Dims = {**spec.dims, **asked.lengths(spec.max_position_embeddings), "r": asked.adapter_rank}
+    dims: Dims = {**spec.dims, **asked.lengths(default_seq_len(spec)), "r": asked.adapter_rank}
     structure = class_at(options, dims)
     return produce(structure, child.stack, partial(child.trace, options=options), dims), dims
 
@@ -120,7 +120,7 @@ def _trace_architecture(child: TraceChild, spec: ModelSpec, asked: Asked) -> tup
 def _trace_own(child: TraceChild, asked: Asked) -> tuple[Produced, Dims]:
     facts = child.describe_own(asked.own)
     options = replace(asked.options, architecture=facts.architecture, factory=asked.own)
-    return compile_class(child, options, facts, asked.lengths(None))
+    return compile_class(child, options, facts, asked.lengths(DEFAULT_SEQ_LEN))
 
 
 def _require_plain(options: StepOptions, what: str, checkpointings: tuple[str, ...]) -> None:
