@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.profiler.trace.test_cpu_allocator import NUMBER_BYTES, reported_by_allocator
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
-from whatfits.profiler.trace.events import Alloc, Free
+from whatfits.profiler.trace.events import signed_bytes
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 
@@ -89,14 +89,7 @@ def traced_step(options: StepOptions, precision: str) -> list[int]:
         for copy in master.copies:
             tracer.recorder.ignore(copy)
     parts = tracer.micro_batch(*SHAPE, before_end=end)
-    sizes: dict[int, int] = {}
-    signed = []
-    for token in (token for part in parts.values() for token in part):
-        if isinstance(token, Alloc):
-            sizes[token.block] = token.nbytes
-            signed.append(token.nbytes)
-        elif isinstance(token, Free):
-            signed.append(-sizes[token.block])
+    signed = signed_bytes(token for part in parts.values() for token in part)
     return [n for n in signed if abs(n) > NUMBER_BYTES]
 
 

@@ -12,7 +12,7 @@ from tests.profiler.trace.test_cpu_allocator import NUMBER_BYTES, reported_by_al
 from tests.profiler.trace.tiny_configs import VOCAB, tiny_config
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
 from whatfits.profiler.trace.configs import describe, micro_batch_of
-from whatfits.profiler.trace.events import Alloc, Free
+from whatfits.profiler.trace.events import signed_bytes
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 
@@ -61,14 +61,7 @@ def real_step(model: Any) -> Callable[[], None]:
 def traced_step(model: nn.Module, options: StepOptions) -> list[int]:
     """Signed bytes of the same step's trace."""
     parts = CpuKernelTracer(model, options).micro_batch(DIMS["b"], DIMS["s"], target_len=DIMS["t"])
-    sizes: dict[int, int] = {}
-    signed = []
-    for token in (token for part in parts.values() for token in part):
-        if isinstance(token, Alloc):
-            sizes[token.block] = token.nbytes
-            signed.append(token.nbytes)
-        elif isinstance(token, Free):
-            signed.append(-sizes[token.block])
+    signed = signed_bytes(token for part in parts.values() for token in part)
     return [n for n in signed if abs(n) > NUMBER_BYTES]
 
 

@@ -1,5 +1,6 @@
 """What a trace is made of: allocations, frees and marks, in the order the program issued them."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,3 +66,16 @@ class Trace:
                 live -= sizes.pop(token.block)
             curve.append(live)
         return curve
+
+
+def signed_bytes(tokens: Iterable[Token], existing_bytes: Mapping[int, int] | None = None) -> list[int]:
+    """Bytes of each allocation, negated for each free, in order; `existing_bytes` of blocks from before, by block."""
+    sizes = dict(existing_bytes or {})
+    signed = []
+    for token in tokens:
+        if isinstance(token, Alloc):
+            sizes[token.block] = token.nbytes
+            signed.append(token.nbytes)
+        elif isinstance(token, Free):
+            signed.append(-sizes[token.block])
+    return signed

@@ -9,7 +9,7 @@ import torch
 
 from whatfits.profiler.trace.autocast import CUDA, autocast_on_meta
 from whatfits.profiler.trace.cuda_differences import cuda_semantics, in_place_on_device
-from whatfits.profiler.trace.events import Alloc, Free, Phase, Token
+from whatfits.profiler.trace.events import Alloc, Phase, Token, signed_bytes
 from whatfits.profiler.trace.memory_steps import H100, Gpu, kernels_of
 from whatfits.profiler.trace.storages import StorageRecorder
 from whatfits.profiler.trace.temporaries import device_steps
@@ -30,15 +30,7 @@ class Recording:
 
     def signed_bytes(self) -> list[int]:
         """Bytes of each allocation, negated for each free, in order."""
-        sizes = dict(self.existing_bytes)
-        signed = []
-        for token in self.tokens:
-            if isinstance(token, Alloc):
-                sizes[token.block] = token.nbytes
-                signed.append(token.nbytes)
-            elif isinstance(token, Free):
-                signed.append(-sizes[token.block])
-        return signed
+        return signed_bytes(self.tokens, self.existing_bytes)
 
 
 def record_events(step: Step, *, existing: Iterator[torch.Tensor], gpu: Gpu = H100) -> Recording:
