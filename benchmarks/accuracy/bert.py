@@ -3,21 +3,24 @@
 The page prints the device's total after training, and the total of a process that holds one tiny tensor: the context,
 which is thus an input here and no estimate. The estimate is this context and the reserved bytes of the replay.
 
-Rules of the stack of the page, which shows `nvidia-smi` of 11 January 2022: torch 1.10.1 (15 December 2021; 1.11 came on
-10 March 2022) and transformers 4.15 (22 December 2021).
+The page names no versions. It shows `nvidia-smi` of 11 January 2022, when torch 1.10.1 and transformers 4.15 were the last
+releases: assumed. Their code was not installed to be traced; rules are from the threads named, and from copies of that code
+in other projects.
 
 | rule | what it did | source |
 |---|---|---|
-| softmax_input | a softmax kept its input for backward, besides its output | pytorch/pytorch#64000 and its fix #66018 of 1 October 2021, after the branch of 1.10 |
+| softmax_input | a softmax kept its input for backward, besides its output | pytorch/pytorch#64000 of August 2021; that 1.10 lacks its fix, #66018 of 1 October 2021, is inferred from the dates |
 | fp32_mask | without a mask BertModel made one of zeros in the dtype of the weights, fp32; added to fp16 scores it makes them fp32 | transformers 4.15, modeling_utils.py `get_extended_attention_mask`; modeling_bert.py `BertSelfAttention` |
 | (always) | `Module.zero_grad` filled gradients with zeros, so they stay allocated | torch 1.10, nn/modules/module.py: `set_to_none=False`; 4.15, trainer.py `train` |
 | (always) | optimizers step parameter by parameter, matrices before vectors | `trainer_optimizers` |
 | (always) | gradients clipped to norm 1 | transformers 4.15, training_args.py, `max_grad_norm` |
 
-The first is post hoc: it was found from the residuals of a first trial and only later in the two threads. The optimizers'
-own steps are too: a first run here had torch's (post_hoc.json). `fp32_mask` was read from the code before any run here, with
-the trial's residuals known. Not modelled: `linear` on three dims as a product and an addition, which keeps the same bytes, and
-reentrant checkpointing, 4.15's only kind; these traces have the non-reentrant one.
+The first is post hoc: it was found from the residuals of a first trial and only later in the threads. The optimizers' own
+steps are too: a first run here had torch's (post_hoc.json). `fp32_mask` was written down before any run here, with the trial's
+residuals known. Not modelled: `linear` on three dims as a product and an addition, assumed to keep the same bytes, and
+reentrant checkpointing, 4.15's only kind; these traces have the non-reentrant one. Not explained: fp16 without
+checkpointing (hf-bertlarge-3) holds some 16 MiB a layer more; transformers' Adafactor with checkpointing (hf-bertlarge-6)
+about one tensor of the largest parameter's size less.
 """
 
 import json

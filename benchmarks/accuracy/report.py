@@ -18,6 +18,7 @@ __all__ = ["render"]
 SHOWN = 8
 _GIGABYTE = 1e9
 _MEBIBYTE = 1 << 20
+_TRAINER_BOUND = 0.01
 
 
 def render(
@@ -135,9 +136,11 @@ def _trainer(compared: Sequence[Comparison]) -> list[str]:
     ]
     with_all, todays = distribution(rows), distribution(list(without.values()))
     worst = max(rows, key=lambda r: abs(r.error))
+    beyond = ", ".join(r.row for r in rows if abs(r.error) > _TRAINER_BOUND) or "none"
     lines += [
         "",
         f"Median absolute error {with_all.median_absolute:.3%}, worst {_percent(worst.error)} ({worst.row}); without the post hoc rule the median is {todays.median_absolute:.3%}.",
+        f"Beyond 1 %, and not explained: {beyond}.",
     ]
     return lines
 

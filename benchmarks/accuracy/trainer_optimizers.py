@@ -16,7 +16,7 @@ __all__ = ["OPTIMIZERS", "TrainerAdafactor", "TrainerAdam8bit", "TrainerAdamW"]
 BYTES = 4
 """Everything is fp32."""
 BLOCK_SIZE = 2048
-"""Source: bitsandbytes 0.26 (November 2021), optim/optimizer.py, `init_state`."""
+"""Source: arXiv:2110.02861, the paper of 8-bit optimizers. Assumes: the page's release, which it does not name, too."""
 _NOT_TIMED = StepWork(0, 0, 0, None)
 
 
@@ -39,7 +39,8 @@ class _Grouped(PerParameterProgram):
 class TrainerAdamW(_Grouped):
     """`transformers.AdamW`: each parameter's states are made just before its first update.
 
-    Source: transformers 4.15, optimization.py, `AdamW.step`. Assumes: no weight decay, the Trainer's default.
+    Source: transformers 4.15, optimization.py, `AdamW.step`, as copies in other projects have it. Assumes: no weight decay,
+    the Trainer's default.
     """
 
     param_dtype_bytes: int = BYTES
@@ -65,8 +66,8 @@ class TrainerAdamW(_Grouped):
 class TrainerAdafactor(_Grouped):
     """`transformers.Adafactor` with the Trainer's ``scale_parameter=False, relative_step=False``.
 
-    Source: transformers 5.23, optimization.py, `Adafactor.step`, traced on `meta` (tests/accuracy/test_bert.py); the
-    code is that of 4.15. Assumes: no first moment, no weight decay.
+    Source: transformers 5.23, optimization.py, `Adafactor.step`, traced on `meta` (tests/accuracy/test_bert.py). Assumes:
+    4.15 allocates alike; no first moment, no weight decay.
     """
 
     param_dtype_bytes: int = BYTES
