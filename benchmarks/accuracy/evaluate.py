@@ -20,6 +20,7 @@ from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.estimate import Device, memory_from_replay
 from whatfits.estimator.memory.keep_outputs import keep_outputs
 from whatfits.estimator.memory.loop import loop_of
+from whatfits.estimator.memory.optimizers import OptimizerProgram
 from whatfits.estimator.memory.placement import placement_of
 from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.replay import ALLOC
@@ -41,7 +42,7 @@ from whatfits.profiler.trace.classes import KERNEL_ORDERS, class_at
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.options import AdapterOptions, Dims, StepOptions
 
-__all__ = ["Answer", "Interpreters", "Prepared", "answer", "evaluate", "prepare"]
+__all__ = ["Answer", "Interpreters", "Prepared", "answer", "compose", "evaluate", "prepare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +126,7 @@ def prepare(run: dict[str, Any], stack: Mapping[str, str], interpreters: Interpr
     require_supported(resolved.run, resolved.model, resolved.gpu)
     program, how = _program(resolved, stack, interpreters.find(stack))
     program = keep_outputs(program, resolved.run.training.loop.keep_outputs)
-    memory, timeline, requested = _compose(resolved, program)
+    memory, timeline, requested = compose(resolved, program)
     return Prepared(
         resolved=resolved,
         program=program,
@@ -223,14 +224,21 @@ def _traced(resolved: ResolvedRun, child: TraceChild) -> EventProgram:
     return program_of_trace(child.trace(dims, options), key, dims["L"], child.stack)
 
 
-def _compose(resolved: ResolvedRun, program: EventProgram) -> tuple[StepMemory, Timeline, int]:
-    """The step's memory and events, put together as `estimate_run` does, and the largest sum of requested bytes."""
+def compose(
+    resolved: ResolvedRun, program: EventProgram, optimizer_program: OptimizerProgram | None = None
+) -> tuple[StepMemory, Timeline, int]:
+    """The step's memory and events, put together as `estimate_run` does, and the largest sum of requested bytes.
+
+    `optimizer_program` is that of a run whose optimizer the product does not have.
+    """
     run, training = resolved.run, resolved.run.training
     table = build_table(program)
     tensors = rank_tensors(resolved.model, table, training, placement_of(run.parallelism), 1)
-    optimizer = OptimizerOnRank.build(
-        tensors, training.optimizer, layerwise=training.layerwise_update, loop=loop_of(training)
-    )
+    loop, layerwise = loop_of(training), training.layerwise_update
+    if optimizer_program is None:
+        optimizer = OptimizerOnRank.build(tensors, training.optimizer, layerwise=layerwise, loop=loop)
+    else:
+        optimizer = OptimizerOnRank(tensors, optimizer_program, layerwise=layerwise, loop=loop)
     memory = StepMemory(table=table, optimizer=optimizer, gpu=resolved.gpu)
     timeline = build_timeline(
         memory,

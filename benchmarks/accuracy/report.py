@@ -4,12 +4,21 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.accuracy.results import Comparison, NotRun, distribution, reasons
+from benchmarks.accuracy.results import (
+    TODAYS_SOFTMAX,
+    TRAINER_DEVICE,
+    Comparison,
+    NotRun,
+    distribution,
+    reasons,
+)
 
 __all__ = ["render"]
 
 SHOWN = 8
 _GIGABYTE = 1e9
+_MEBIBYTE = 1 << 20
+_TRAINER_BOUND = 0.01
 
 
 def render(
@@ -29,7 +38,7 @@ def render(
         "",
     ]
     lines += [f"* {line}" for line in where]
-    lines += ["", *_how(), "", *_summary(compared), "", *_published(compared)]
+    lines += ["", *_how(), "", *_summary(compared), "", *_published(compared), "", *_trainer(compared)]
     lines += ["", *_recordings(compared), "", *_intervals(compared, verdicts), "", *_peers(peers)]
     lines += ["", *_post_hoc(rules), "", *_not_run(not_run)]
     return "\n".join(lines) + "\n"
@@ -67,7 +76,7 @@ def _summary(compared: Sequence[Comparison]) -> list[str]:
             continue
         quantity = "requested, each phase" if row.quantity.startswith("requested in") else row.quantity
         groups.setdefault((row.source, quantity), []).append(row)
-        if not row.source.startswith("gpu_recordings") and not row.post_hoc:
+        if not row.source.startswith("gpu_recordings") and not row.post_hoc and quantity != TODAYS_SOFTMAX:
             groups.setdefault((f"{row.source}, held out", quantity), []).append(row)
     for (source, quantity), rows in groups.items():
         d = distribution(rows)
@@ -103,6 +112,36 @@ def _published(compared: Sequence[Comparison]) -> list[str]:
         lines[-1] += "; ".join(
             f"{r.row} needs {r.estimate / _GIGABYTE:.1f} GB of {r.measured / _GIGABYTE:.1f}" for r in failed
         )
+    return lines
+
+
+def _trainer(compared: Sequence[Comparison]) -> list[str]:
+    rows = [r for r in compared if r.quantity == TRAINER_DEVICE]
+    without = {r.row: r for r in compared if r.quantity == TODAYS_SOFTMAX}
+    lines = ["## BERT-large under transformers' Trainer, January 2022: the device's total", ""]
+    if not rows:
+        return [*lines, "None was run."]
+    lines += [
+        "Nine rows on a V100 with 16 GB, added after the eligible set was fixed. The page's own figure for the context, 1343 MiB, is an input.",
+        "The model's code is that of the transformers above; what the stack of the page did otherwise is a rule of `benchmarks/accuracy/bert.py`,",
+        "with its source. One of them, the softmax that keeps its input, was found from the residuals of the rows marked: post hoc.",
+        "",
+        "| row | published MiB | estimate MiB | error | without the post hoc rule | rule found from it |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    lines += [
+        f"| {r.row} | {r.measured / _MEBIBYTE:.0f} | {r.estimate / _MEBIBYTE:.0f} | {_percent(r.error)} | "
+        f"{_percent(without[r.row].error)} | {'yes' if r.post_hoc else ''} |"
+        for r in rows
+    ]
+    with_all, todays = distribution(rows), distribution(list(without.values()))
+    worst = max(rows, key=lambda r: abs(r.error))
+    beyond = ", ".join(r.row for r in rows if abs(r.error) > _TRAINER_BOUND) or "none"
+    lines += [
+        "",
+        f"Median absolute error {with_all.median_absolute:.3%}, worst {_percent(worst.error)} ({worst.row}); without the post hoc rule the median is {todays.median_absolute:.3%}.",
+        f"Beyond 1 %, and not explained: {beyond}.",
+    ]
     return lines
 
 

@@ -6,7 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Comparison", "Distribution", "NotRun", "distribution", "reasons", "to_json"]
+__all__ = [
+    "TODAYS_SOFTMAX",
+    "TRAINER_DEVICE",
+    "Comparison",
+    "Distribution",
+    "NotRun",
+    "distribution",
+    "reasons",
+    "to_json",
+]
+
+TRAINER_DEVICE = "device total"
+"""What the device holds after training, of the rows of transformers' Trainer."""
+TODAYS_SOFTMAX = "device total, today's softmax"
+"""The same, estimated without the rule that was found from these rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

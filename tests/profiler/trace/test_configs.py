@@ -4,6 +4,7 @@ import json
 from functools import partial
 
 import pytest
+import torch
 
 from tests.profiler.trace.tiny_configs import tiny_config
 from whatfits.estimator.catalog import resolve_run
@@ -12,7 +13,7 @@ from whatfits.estimator.profile import load_program, load_table
 from whatfits.estimator.specs import RunSpec
 from whatfits.profiler.trace.classes import key_of
 from whatfits.profiler.trace.config_classes import config_class
-from whatfits.profiler.trace.configs import ConfigError, describe, layers_of
+from whatfits.profiler.trace.configs import ConfigError, describe, layers_of, micro_batch_of
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.produce import compile_and_verify
@@ -146,3 +147,17 @@ def test_the_layers_of_both_stacks_are_found() -> None:
 def test_a_config_that_makes_no_model_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         describe(text)
+
+
+def test_a_classified_sequence_has_one_label() -> None:
+    text = json.dumps(
+        {**json.loads(tiny_config("bert", 2)), "architectures": ["BertForSequenceClassification"]}
+    )
+    options = StepOptions(config=text, architecture="BertForSequenceClassification", attention="eager")
+    model = build_model({"L": 2}, options)
+
+    inputs = micro_batch_of(model, {"L": 2, "b": 3, "s": 64}, torch.device("meta"))
+    trace = trace_micro_batch({"L": 2, "b": 3, "s": 64}, options)
+
+    assert {name: tuple(t.shape) for name, t in inputs.items()} == {"input_ids": (3, 64), "labels": (3,)}
+    assert trace.parts["backward"]

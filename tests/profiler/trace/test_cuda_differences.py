@@ -1,22 +1,35 @@
 """The rules that make a trace on `meta` equal a run on a device."""
 
+import ast
+import importlib
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import transformers.masking_utils
 
+from whatfits.profiler.trace import attention, cuda_differences, temporaries
 from whatfits.profiler.trace.attention import SdpaFrontEnd
-from whatfits.profiler.trace.cuda_differences import cuda_semantics, in_place_on_device
+from whatfits.profiler.trace.cuda_differences import (
+    DIFFERENCES,
+    NOT_MODELLED,
+    Difference,
+    cuda_semantics,
+    in_place_on_device,
+)
 from whatfits.profiler.trace.events import Alloc
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.storages import StorageRecorder
 from whatfits.profiler.trace.training_step import MicroBatchTracer, trace_micro_batch
 
+ROOT = Path(__file__).parents[3]
+PACKAGE = "whatfits.profiler.trace"
+DEVICE_CODE = re.compile(r"aten/src|torch/csrc|\.cuh?\b|\.cpp\b|bitsandbytes 0|Liger-Kernel|autocast_mode\.h")
 DIMS = {"L": 3, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 4, "d": 24, "V": 701}
 
 
@@ -172,3 +185,85 @@ def test_a_tensor_made_from_values_is_an_allocation() -> None:
 
     assert kept.shape == ()
     assert [n for _, n in allocated(seen)] == [2]
+
+
+def test_transformers_hears_that_nothing_traces() -> None:
+    asked = vars(transformers.masking_utils)["is_tracing"]
+    traced = torch.empty(2, device="meta")
+
+    with cuda_semantics():
+        told = vars(transformers.masking_utils)["is_tracing"](traced)
+
+    assert told is False
+    assert vars(transformers.masking_utils)["is_tracing"] is asked
+
+
+def listed_code() -> set[str]:
+    return {f"{PACKAGE}{d.code}" if d.code.startswith(".") else d.code for d in DIFFERENCES}
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda d: d.what)
+def test_each_difference_has_code_a_source_and_a_test(difference: Difference) -> None:
+    module, _, name = difference.code.partition(":")
+    path, _, test = difference.test.partition("::")
+    functions = {
+        node.name
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+
+    assert hasattr(importlib.import_module(module, PACKAGE), name)
+    assert test in functions
+    assert difference.what
+    assert difference.rule
+    assert difference.source
+
+
+def test_no_difference_is_listed_twice() -> None:
+    assert max(Counter(d.code for d in DIFFERENCES).values()) == 1
+    assert not {d.what for d in DIFFERENCES} & {what for what, _ in NOT_MODELLED}
+
+
+def test_each_rule_about_an_op_is_listed() -> None:
+    """A rule made by another function is listed as that one."""
+    rules = {
+        f"{rule.__module__}:{rule.__qualname__.partition('.')[0]}" for rule in temporaries._RULES.values()
+    }
+
+    assert len(rules) > 15
+    assert rules <= listed_code()
+
+
+def test_each_replaced_function_is_listed() -> None:
+    """By the function or class in our code that makes what stands in."""
+    replaced = [value for _, _, value in cuda_differences._replacements(StepOptions())]
+    makers = {
+        f"{x.__module__}:{x.__qualname__.partition('.')[0]}" if hasattr(x, "__qualname__")
+        else f"{type(x).__module__}:{type(x).__qualname__}"
+        for x in replaced
+    }  # fmt: skip
+
+    assert len(makers) >= 6
+    assert makers <= listed_code()
+
+
+def test_each_attention_kernel_is_listed() -> None:
+    kernels = [*attention._RUN.values(), *attention._TAKES.values()]
+    named = {f"{k.__module__}:{k.__name__}" for k in kernels if k.__name__ != "<lambda>"}
+
+    assert len(named) == 7
+    assert named <= listed_code()
+
+
+def test_each_module_that_follows_a_devices_code_is_listed() -> None:
+    """What cites the C++ of torch, or a library's kernels, does so because `meta` does otherwise."""
+    package = ROOT / "profiler/whatfits/profiler/trace"
+    citing = {path.stem for path in package.glob("*.py") if DEVICE_CODE.search(path.read_text())}
+
+    assert len(citing) > 8
+    assert {f"{PACKAGE}.{name}" for name in citing} <= {code.partition(":")[0] for code in listed_code()}
+
+
+def test_what_is_not_modelled_says_why() -> None:
+    assert all(what and why for what, why in NOT_MODELLED)
+    assert len(dict(NOT_MODELLED)) == len(NOT_MODELLED)

@@ -294,7 +294,8 @@ def _describe(layer: nn.Module) -> Any:
 def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[str, Any]:
     """The inputs of one micro-batch: token ids and labels, images and classes, features and transcripts, as the model takes.
 
-    Of b sequences of s tokens; a decoder's labels have t tokens; one image per sequence. Assumes: text alone where
+    Of b sequences of s tokens; a decoder's labels have t tokens; one image per sequence; one class of a sequence that is
+    classified. Assumes: text alone where
     images come cut into patches of a grid whose numbers the code reads (Qwen2-VL).
     """
     config: Any = model.config
@@ -316,11 +317,19 @@ def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[s
     if "return_loss" in taken:
         images = numbers(batch, *_image_size(config))
         return {"input_ids": ids(batch, seq_len), "pixel_values": images, "return_loss": True}
-    labels = ids(batch, dims.get("t", seq_len) if config.is_encoder_decoder else seq_len)
+    labels = ids(*_labels_of(model, dims))
     tokens = {"input_ids": ids(batch, seq_len), "labels": labels}
     if "pixel_values" not in taken or "image_grid_thw" in taken:
         return tokens
     return {**tokens, "pixel_values": numbers(batch, *_image_size(config))}
+
+
+def _labels_of(model: nn.Module, dims: Dims) -> tuple[int, ...]:
+    """Shape of the labels of token ids: a class per sequence where sequences are classified, else one per token."""
+    if type(model).__name__ in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
+        return (dims["b"],)
+    config: Any = model.config
+    return dims["b"], dims.get("t", dims["s"]) if config.is_encoder_decoder else dims["s"]
 
 
 def _image_size(config: Any) -> tuple[int, int, int]:
