@@ -31,13 +31,13 @@ def good() -> nn.Module:
     return Layers()
 
 
-class Mute(Exception):
+class MuteError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
 def mute() -> nn.Module:
-    raise Mute
+    raise MuteError
 
 
 def stops() -> nn.Module:

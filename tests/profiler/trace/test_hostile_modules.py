@@ -38,7 +38,7 @@ def child(folder: Path) -> Iterator[TraceChild]:
 @pytest.mark.parametrize(
     ("factory", "said"),
     [
-        ("mute", "Mute: it does not say what"),
+        ("mute", "MuteError: it does not say what"),
         ("stops", "SystemExit: stop"),
         ("talks", r"ValueError: x{500}\.\.\.$"),
         ("endless", "RecursionError"),
