@@ -18,5 +18,5 @@ class Health(BaseModel):
 
 @router.get("/healthz", summary="Is the server alive")
 async def read_health() -> Health:
-    """Answers as long as the process does, whatever its threads wait for; nothing else is checked."""
+    """Answers as long as the process does; nothing else is checked."""
     return Health()
