@@ -1,7 +1,8 @@
 """Speed of the product on this machine: `make bench` prints the figures and writes benchmarks/speed.json.
 
-Four figures, each with the bound it is held to: configurations evaluated a second on one core, the headline plan over
-REST on a running server that has not seen the question, `whatfits plan` cold from the shell, `whatfits --help`.
+Each figure with the bound it is held to: configurations evaluated a second on one core, the headline plan over REST on
+a running server that has not seen the question, `whatfits plan` cold from the shell, `whatfits --help`; then estimates of
+models nobody traced and compiled ones (`untraced.py`). The machine's load stands beside them.
 """
 
 import json
@@ -29,6 +30,9 @@ from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
 from whatfits.estimator.memory.verdict import Usable
 from whatfits.estimator.profile import ProfileKey, load_table
 from whatfits.estimator.specs import OptimizerName, OptimizerSpec
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks.untraced import cold_figures, compiled_figures
 
 HERE = Path(__file__).parent
 WHATFITS = str(Path(sys.executable).with_name("whatfits"))
@@ -126,12 +130,14 @@ def main() -> int:
             1.0,
         ),
         _figure("whatfits --help, s", shell_seconds("--help"), "below", 0.3),
+        *(_figure(*found) for found in (*cold_figures(), *compiled_figures())),
     ]
     report = {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "machine": {
             "system": platform.platform(),
             "cores": os.cpu_count(),
+            "load": [round(load, 2) for load in os.getloadavg()],
             "python": platform.python_version(),
         },
         "numpy": np.__version__,
@@ -140,7 +146,7 @@ def main() -> int:
     for figure in figures:
         held = "holds" if figure["holds"] else "MISSES"
         print(
-            f"{figure['name']:40} {figure['value']:>14,.3f}  {figure['bound']:>8} {figure['limit']:,}  {held}"
+            f"{figure['name']:48} {figure['value']:>14,.4f}  {figure['bound']:>8} {figure['limit']:,}  {held}"
         )
     (HERE / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
     return 0 if all(figure["holds"] for figure in figures) else 1

@@ -66,7 +66,7 @@ async def _warm_up(app: FastAPI) -> AsyncIterator[None]:
 def _default_planner(settings: Settings) -> Planner:
     # Imported here because an app that was given a planner needs none of the estimator's code.
     from whatfits.service.domain.estimator_planner import EstimatorPlanner  # noqa: PLC0415
-    from whatfits.service.tracing import TraceLimits  # noqa: PLC0415  (as above)
+    from whatfits.service.trace_limits import TraceLimits  # noqa: PLC0415  (as above)
 
     return EstimatorPlanner(
         TraceLimits(

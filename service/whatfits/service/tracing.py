@@ -7,21 +7,20 @@ which asks for many of them, from the classes it needs, compiled. Nothing here l
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from whatfits.estimator import estimate_run, plan_runs
 from whatfits.estimator.catalog import resolve_model, resolve_run
 from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts, known_facts
 from whatfits.estimator.catalog.resolve import default_seq_len
-from whatfits.estimator.errors import InputError, UnsupportedError, WhatfitsError
+from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.profile import MissingProfileError, ProfileKey, config_id
 from whatfits.estimator.profile.store import save_class, save_profile, stack_folder, user_profiles
 from whatfits.estimator.specs import Estimate, Plan, PlanRequest, RunSpec
-from whatfits.estimator.units import GIB, format_bytes
+from whatfits.service.trace_limits import Model, TraceLimits, TracingBusyError, naming_the_model
 
 if TYPE_CHECKING:
     from whatfits.profiler.trace.child_process import TraceChild
@@ -34,16 +33,11 @@ if TYPE_CHECKING:
 __all__ = [
     "TRACED_CHECKPOINTINGS",
     "OnDemand",
-    "TraceLimits",
-    "TracingBusyError",
     "compile_class",
     "keep",
-    "naming_the_model",
 ]
 
 Answer = TypeVar("Answer")
-# What a question names a model by: a catalog name, or a config, which holds arbitrary JSON.
-Model = str | Mapping[str, Any]
 
 TRACED_CHECKPOINTINGS = ("none", "full")
 """Of models that are known by their config; which layers others name is not known of them."""
@@ -56,22 +50,6 @@ _CLASSES_OF_A_PLAN = 4
 _NUM_LOCKS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TraceLimits:
-    """What a trace that somebody waits for may take."""
-
-    timeout_seconds: float = 60.0
-    """Wall-clock time of the child, of each class where a plan needs several."""
-    memory_bytes: int = 4 * GIB
-    """What the child may allocate."""
-    max_children: int = 2
-    """Children at a time."""
-
-
-class TracingBusyError(WhatfitsError):
-    """Too many models are being traced at the moment."""
-
-
 class OnDemand:
     """Answers the two questions, tracing models that nobody has traced; safe to use from several threads."""
 
@@ -81,6 +59,7 @@ class OnDemand:
         """Answer within limits; `notify` is told, in a sentence, what an answer waits for."""
         self._limits = limits or TraceLimits()
         self._notify = notify
+        self._places = threading.BoundedSemaphore(self._limits.max_waiting)
         self._children = threading.BoundedSemaphore(self._limits.max_children)
         self._locks = tuple(threading.Lock() for _ in range(_NUM_LOCKS))
 
@@ -124,21 +103,42 @@ class OnDemand:
             if not _can_trace():
                 raise _naming_the_extra(error) from None
             lock = self._locks[int(_class_of(error) or "", 16) % _NUM_LOCKS]
-        with self._waiting(lock), self._waiting(self._children), self._start(model, num_classes) as child:
-            seen: set[object] = set()
-            while True:
-                try:
-                    return ask()
-                except UntracedModelError as error:
-                    _require_new(error, error.config, seen)
-                    self._notify("building the model, which nobody has traced yet")
-                    keep_facts(error.config, child.describe(error.config).to_json())
-                except MissingProfileError as error:
-                    _require_new(error, error.key, seen)
-                    if error.key is None or not error.key.config or child.stack != error.stack:
-                        raise
-                    self._notify(f"tracing {error.key.slug}")
-                    trace(child, error.key)
+        with self._place(), self._waiting(lock):
+            with suppress(UntracedModelError, MissingProfileError):  # another question may have had it traced
+                return ask()
+            with self._waiting(self._children), self._start(model, num_classes) as child:
+                return self._trace_and_ask(child, ask, trace)
+
+    def _trace_and_ask(
+        self,
+        child: "TraceChild",
+        ask: Callable[[], Answer],
+        trace: Callable[["TraceChild", ProfileKey], None],
+    ) -> Answer:
+        seen: set[object] = set()
+        while True:
+            try:
+                return ask()
+            except UntracedModelError as error:
+                _require_new(error, error.config, seen)
+                self._notify("building the model, which nobody has traced yet")
+                keep_facts(error.config, child.describe(error.config).to_json())
+            except MissingProfileError as error:
+                _require_new(error, error.key, seen)
+                if error.key is None or not error.key.config or child.stack != error.stack:
+                    raise
+                self._notify(f"tracing {error.key.slug}")
+                trace(child, error.key)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Be one of the questions that wait; refused at once where there are too many, so that others are answered."""
+        if not self._places.acquire(blocking=False):
+            raise TracingBusyError("too many questions wait for a trace; ask again later")
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @contextmanager
     def _waiting(self, lock: "threading.Lock | threading.BoundedSemaphore") -> Iterator[None]:
@@ -187,41 +187,6 @@ def _require_new(error: InputError, missing: object, seen: set[object]) -> None:
     if missing in seen:
         raise error
     seen.add(missing)
-
-
-@contextmanager
-def naming_the_model(model: Model, limits: TraceLimits) -> Iterator[None]:
-    """What goes wrong in the child, as an error about the model that the question names."""
-    from whatfits.profiler.trace.child_process import (
-        ConfigRefusedError,
-        TraceError,
-        TraceFailedError,
-        TraceMemoryError,
-        TraceTimeoutError,
-    )
-
-    name = model if isinstance(model, str) else str(model.get("model_type"))
-    try:
-        yield
-    except ConfigRefusedError as error:
-        field = f"model.{error.field}" if error.field else "model"
-        value = model[error.field] if error.field and not isinstance(model, str) else name
-        accepted = "a config that transformers makes a model of by itself"
-        raise InputError(field, value, accepted, reason=str(error)) from error
-    except TraceTimeoutError as error:
-        accepted = f"a model that is traced within {limits.timeout_seconds:g} s; `whatfits trace --timeout` allows more"
-        raise UnsupportedError("model", name, accepted, reason=f"{name}: {error}") from error
-    except TraceMemoryError as error:
-        accepted = f"a model that is traced within {format_bytes(limits.memory_bytes)} of memory"
-        raise UnsupportedError("model", name, accepted, reason=f"{name}: {error}") from error
-    except TraceFailedError as error:
-        accepted = "a model whose training step runs as asked"
-        raise UnsupportedError("model", name, accepted, reason=f"tracing {name} raised {error}") from error
-    except TraceError as error:
-        accepted = "a model of the catalog that ships with profiles"
-        raise UnsupportedError(
-            "model", name, accepted, reason=f"{name} cannot be traced here: {error}"
-        ) from error
 
 
 def _options(model: Model, key: ProfileKey) -> "StepOptions":

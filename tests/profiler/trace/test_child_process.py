@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.profiler.trace.processes import wait_until_gone
 from whatfits.profiler.trace.child_process import (
     InterpreterError,
     TraceChild,
@@ -41,21 +42,6 @@ def write_program(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process exists and is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until_gone(pid: int) -> bool:
-    deadline = time.monotonic() + 20
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not is_running(pid)
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "full"])

@@ -13,7 +13,8 @@ from whatfits.estimator.profile import load_program, load_table
 from whatfits.estimator.specs import RunSpec
 from whatfits.profiler.trace.classes import key_of
 from whatfits.profiler.trace.config_classes import config_class
-from whatfits.profiler.trace.configs import ConfigError, describe, layers_of, micro_batch_of
+from whatfits.profiler.trace.config_errors import ConfigError
+from whatfits.profiler.trace.configs import describe, layers_of, micro_batch_of
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.produce import compile_and_verify

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from whatfits.estimator.catalog.config_checks import check_num_parameters
 from whatfits.estimator.catalog.rows import catalog_rows
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.profile.config_text import canonical_config, config_id
@@ -51,7 +52,7 @@ def model_from_any_config(
     """The model of a config of any architecture, as far as it was built once.
 
     Raises:
-        InputError: the config names no model type, or asks for code of its own.
+        InputError: the config names no model type, asks for code of its own, or describes a model of absurd size.
         UntracedModelError: it was not.
     """
     model_type = config.get("model_type")
@@ -71,6 +72,7 @@ def model_from_any_config(
     facts = known_facts(text)
     if facts is None:
         raise UntracedModelError(field, text, model_type)
+    check_num_parameters(facts["num_parameters"], field)
     found = name or str(config.get("_name_or_path") or model_type)
     return model_from_facts(text, facts, name=found, source=source)
 

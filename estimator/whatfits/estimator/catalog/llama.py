@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from whatfits.estimator.catalog.config_checks import LARGEST_SIZE, check_num_parameters
 from whatfits.estimator.errors import InputError, UnsupportedError, near_matches
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.rules import check_model
@@ -14,8 +15,6 @@ Config = Mapping[str, Any]
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 """The class in transformers of each model type. Qwen2 is LLaMA with biases on the projections of q, k and v."""
-_LARGEST = 2**24
-"""Far above any model."""
 _SHAPE_KEYS = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
 _DEFAULT_MAX_POSITION_EMBEDDINGS = 2048
 """transformers' LlamaConfig."""
@@ -83,6 +82,7 @@ def model_from_config(
             "source": source,
         }
     )
+    check_num_parameters(model.num_parameters, field)
     check_model(model, field=field)
     return model
 
@@ -146,8 +146,8 @@ def _positive(config: Config, key: str, field: str, *, default: int | None = Non
         raise InputError(
             f"{field}.{key}", None, "a whole number of at least 1", reason=reason, suggestions=suggestions
         )
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        raise InputError(f"{field}.{key}", value, f"a whole number from 1 to {_LARGEST}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIZE:
+        raise InputError(f"{field}.{key}", value, f"a whole number from 1 to {LARGEST_SIZE}")
     return value
 
 

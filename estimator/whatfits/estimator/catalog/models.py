@@ -7,6 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from whatfits.estimator.catalog.config_checks import check_config
 from whatfits.estimator.catalog.config_models import model_from_any_config
 from whatfits.estimator.catalog.llama import is_modelled, model_from_config
 from whatfits.estimator.catalog.names import model_name_key
@@ -61,8 +62,11 @@ def resolve_model(
 ) -> tuple[ModelSpec, tuple[str, ...]]:
     """The model that is meant, and what had to be assumed to say so."""
     if isinstance(model, Path):
-        return _read_model(read_model_config(model, field=field), source=str(model), field=field), ()
+        config = read_model_config(model, field=field)
+        check_config(config, field)
+        return _read_model(config, source=str(model), field=field), ()
     if not isinstance(model, str):
+        check_config(model, field)
         return _read_model(model, field=field), ()
     if model.startswith("python:"):
         raise UnsupportedError(
@@ -110,6 +114,8 @@ def read_model_config(path: Path, *, field: str = "model") -> Config:
         if file.stat().st_size > _LARGEST_CONFIG_BYTES:
             raise InputError(field, str(path), _ACCEPTED, reason=f"{file} is too large to be a config")
         config = json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise InputError(field, str(path), _ACCEPTED, reason=f"{file} is nested too deeply") from error
     except OSError as error:
         raise InputError(
             field, str(path), _ACCEPTED, reason=f"{file} cannot be read ({error.strerror})"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 from whatfits.estimator.errors import UnsupportedError
@@ -170,12 +171,16 @@ def _load(
             raise error from None
 
 
+_built_tensors = lru_cache(maxsize=32)(RankTensors)
+"""Of the last models asked about: expanding the parameters is half of an estimate from the table."""
+
+
 def rank_tensors(
     model: ModelSpec, profile: ProfileHead, training: TrainingSpec, placement: Placement, shard_degree: int
 ) -> RankTensors:
     """The tensors one rank holds of a model that is trained in a certain way."""
     adapted = training.method is not Method.FULL and training.adapter is not None
-    return RankTensors(
+    return _built_tensors(
         model,
         profile.parameters,
         profile.buffers,

@@ -31,9 +31,11 @@ or, with `factory` in place of both, what a module of the user's own is.
 Kinds: `missing_package` and `unusable_package` in place of the introduction, after which the program ends;
 `bad_request`, once for a request; `config_refused` for a description, with the `field` of the config at fault;
 `trace_failed`, `out_of_memory`, or `missing_package` where an adapter needs peft, for one point.
-It ends when standard input does. What libraries print goes to standard error.
+It ends when standard input does. What libraries print goes to standard error. Only the process that was started answers:
+a copy that the traced code forks off ends where it would.
 """
 
+import gc
 import importlib
 import importlib.util
 import json
@@ -45,6 +47,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from whatfits.profiler.trace.config_errors import ConfigError
+from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.protocol import options_from_json, trace_to_json
 from whatfits.profiler.trace.stack import STACK_PACKAGES, installed_versions, outdated
 
@@ -52,12 +56,18 @@ __all__ = ["main"]
 
 Json = dict[str, Any]  # Any: whatever JSON holds
 
+_NO_MEMORY = ("not enough memory", "can't allocate memory")
+"""Source: torch 2.13, c10/core/impl/alloc_cpu.cpp: of a machine without memory, and of posix_memalign that fails."""
+_SHOWN_MESSAGE = 500
+
 
 def main() -> int:
     """Introduce this interpreter, then answer requests until there are no more."""
     answers = _claim_standard_output()
+    own_id = os.getpid()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    gc.disable()  # importing and building make two million objects that stay: a fifth of the time went into looking
     trouble = _trouble()
     if trouble is not None:
         _write(answers, {"error": trouble})
@@ -65,14 +75,17 @@ def main() -> int:
     _write(answers, {"python": platform.python_version(), "versions": installed_versions()})
     for line in sys.stdin:
         for answer in answer_request(line):
+            if os.getpid() != own_id:
+                os._exit(0)
             _write(answers, answer)
+        if not gc.isenabled():
+            gc.freeze()
+            gc.enable()
     return 0
 
 
 def answer_request(line: str) -> Iterator[Json]:
     """One answer for each point of a request."""
-    from whatfits.profiler.trace.training_step import trace_micro_batch  # noqa: PLC0415  (needs what `_trouble` looks for)
-
     try:
         request = json.loads(line)
         if "describe" in request:
@@ -84,10 +97,16 @@ def answer_request(line: str) -> Iterator[Json]:
         yield {"error": {"kind": "bad_request", "message": f"{type(error).__name__}: {error}"}}
         return
     for dims in points:
-        try:
-            yield {"trace": trace_to_json(trace_micro_batch(dims, options))}
-        except Exception as error:  # noqa: BLE001  (whatever the traced code raises is the answer)
-            yield {"error": {"kind": _kind(error), **_describe(error)}}
+        yield _trace(dims, options)
+
+
+def _trace(dims: Dims, options: StepOptions) -> Json:
+    from whatfits.profiler.trace.training_step import trace_micro_batch  # noqa: PLC0415  (needs what `_trouble` looks for)
+
+    try:
+        return {"trace": trace_to_json(trace_micro_batch(dims, options))}
+    except BaseException as error:  # noqa: BLE001  (whatever the traced code raises is the answer, SystemExit too)
+        return {"error": {"kind": _kind(error), **_describe(error)}}
 
 
 def _facts(config: str = "", architecture: str = "", factory: str = "") -> Json:
@@ -97,15 +116,17 @@ def _facts(config: str = "", architecture: str = "", factory: str = "") -> Json:
     try:
         facts = describe_own(factory) if factory else describe(config, architecture)
         return {"facts": facts.to_json()}
-    except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
-        return {"error": {"kind": _kind(error), "field": getattr(error, "field", ""), **_describe(error)}}
+    except BaseException as error:  # noqa: BLE001  (as above, of the model's code)
+        field = {"field": error.field} if isinstance(error, ConfigError) else {}
+        return {"error": {"kind": _kind(error), **field, **_describe(error)}}
 
 
-def _kind(error: Exception) -> str:
+def _kind(error: BaseException) -> str:
     """What an error of the traced code is; torch says in words alone that it got no memory."""
-    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+    text = _text(error)
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
         return "out_of_memory"
-    if type(error).__name__ == "ConfigError":  # whose module imports torch
+    if isinstance(error, ConfigError):
         return "config_refused"
     missing = isinstance(error, ModuleNotFoundError) and error.name is not None
     return "missing_package" if missing else "trace_failed"
@@ -127,10 +148,19 @@ def _trouble() -> Json | None:
     return None
 
 
-def _describe(error: Exception) -> Json:
+def _describe(error: BaseException) -> Json:
     package = error.name if isinstance(error, ModuleNotFoundError) else None
     known = {"package": package} if package else {}
-    return {**known, "type": type(error).__name__, "message": str(error)[:2000]}
+    return {**known, "type": type(error).__name__, "message": _text(error)}
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, cut where it says too much."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  (an error of the traced code may be unable to say what it is)
+        return "it does not say what"
+    return text if len(text) <= _SHOWN_MESSAGE else f"{text[:_SHOWN_MESSAGE]}..."
 
 
 def _claim_standard_output() -> TextIO:

@@ -4,6 +4,7 @@
     |-- InterpreterError    the interpreter cannot be started, or lacks a package; `package` names which
     |-- TraceFailedError    the model's code raised while it was traced
     |   `-- ConfigRefusedError  the config makes no model; `field` names the key of it that is at fault, if one is
+    |-- TraceEndedError     the child ended, or answered nonsense, while it traced
     |-- TraceTimeoutError   no answer in time
     `-- TraceMemoryError    the child may not have the memory it needs
 
@@ -15,19 +16,19 @@ import json
 import math
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from whatfits.profiler.trace.child_command import child_command
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.trace.process_tree import end_tree, mark_tree
 from whatfits.profiler.trace.protocol import options_to_json, trace_from_json
 from whatfits.profiler.trace.stack import STACK_PACKAGES, short_version
 
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigRefusedError",
     "InterpreterError",
     "TraceChild",
+    "TraceEndedError",
     "TraceError",
     "TraceFailedError",
     "TraceMemoryError",
@@ -42,31 +44,11 @@ __all__ = [
     "trace_with",
 ]
 
-_BOOTSTRAP = """
-import sys
-if sys.version_info < (3, 11):
-    print('{"error": {"kind": "unusable_package", "package": "python", "message": "Python %d.%d is older than 3.11"}}'
-          % sys.version_info[:2])
-    sys.exit(2)
-import resource, types
-if int(sys.argv[1]):
-    resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]), int(sys.argv[1])))
-sys.path[:] = [folder for folder in sys.path if folder]
-for place in sys.argv[2:]:
-    name, _, folder = place.partition("=")
-    package = types.ModuleType(name)
-    package.__path__ = [folder] if folder else []
-    sys.modules[name] = package
-from whatfits.profiler.trace.child import main
-sys.exit(main())
-"""
-"""Packages come from folders named one by one, and without running what they import themselves: with this
-environment's site-packages on its path the child would load our numpy or torch, made for another interpreter perhaps,
-in place of its own; and the estimator's package needs pydantic, which few environments that train have."""
-_PACKAGES = ("whatfits.profiler", "whatfits.estimator", "whatfits.estimator.profile")
-"""The tracer, and of the estimator the formulas that both use."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
+_SHOWN_ANSWER = 200
+_LOOKS_EVERY_SECONDS = 0.5
+"""Whether the child lives: what it started may keep its standard output open."""
 _LARGEST_ANSWER = 2**28
 
 
@@ -92,6 +74,10 @@ class ConfigRefusedError(TraceFailedError):
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
         self.field = field
+
+
+class TraceEndedError(TraceError):
+    """The child ended, or answered nonsense, while it traced: the traced code did that to it."""
 
 
 class TraceTimeoutError(TraceError):
@@ -135,14 +121,16 @@ class TraceChild:
         self._ends_at = time.monotonic() + total_seconds
         self._memory_bytes = memory_bytes
         self._buffer = bytearray()
+        self._introduced = False
+        self._mark = mark_tree()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the child)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (the interpreter the caller names)
-                [str(python), "-c", _BOOTSTRAP, str(memory_bytes), "whatfits=", *_list_folders()],
+                child_command(python, memory_bytes),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env={**os.environ, **_OFFLINE},
+                env={**os.environ, **_OFFLINE, **self._mark},
                 start_new_session=True,
             )
         except OSError as error:
@@ -153,6 +141,7 @@ class TraceChild:
         except BaseException:
             self.close()
             raise
+        self._introduced = True
         self.python: str = introduction["python"]
         self.versions: dict[str, str] = introduction["versions"]
         self.stack = {name: short_version(self.versions[name]) for name in STACK_PACKAGES}
@@ -163,7 +152,8 @@ class TraceChild:
         Raises:
             TraceError: as the module's docstring says.
         """
-        return trace_from_json(self._ask({"options": options_to_json(options), "points": [dims]})["trace"])
+        request = {"options": options_to_json(options), "points": [dims]}
+        return trace_from_json(self._ask(request, "trace"))
 
     def describe(self, config: str, architecture: str = "") -> ConfigFacts:
         """What a config's model is, by building it.
@@ -172,7 +162,7 @@ class TraceChild:
             TraceError: as the module's docstring says.
         """
         request = {"describe": {"config": config, "architecture": architecture}}
-        return ConfigFacts.from_json(self._ask(request)["facts"])
+        return ConfigFacts.from_json(self._ask(request, "facts"))
 
     def describe_own(self, factory: str) -> ConfigFacts:
         """What the module of a factory, MODULE:FACTORY, is, by building it.
@@ -180,9 +170,10 @@ class TraceChild:
         Raises:
             TraceError: as the module's docstring says.
         """
-        return ConfigFacts.from_json(self._ask({"describe": {"factory": factory}})["facts"])
+        return ConfigFacts.from_json(self._ask({"describe": {"factory": factory}}, "facts"))
 
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
+    def _ask(self, request: dict[str, Any], wanted: str) -> dict[str, Any]:  # Any: JSON
+        """What an answer holds under the name that is wanted."""
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -190,12 +181,15 @@ class TraceChild:
             stdin.flush()
         except BrokenPipeError:
             raise self._ended() from None
-        return self._receive()
+        answer = self._receive()
+        if not isinstance(answer.get(wanted), dict):
+            raise self._nonsense(json.dumps(answer))
+        found: dict[str, Any] = answer[wanted]
+        return found
 
     def close(self) -> None:
-        """Kill the child with its whole process group; it has nothing to save."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill the child with whatever it started; it has nothing to save."""
+        end_tree(self._process.pid, self._mark)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
@@ -215,7 +209,7 @@ class TraceChild:
         try:
             answer: dict[str, Any] = dict(json.loads(line))
         except (ValueError, TypeError):
-            raise InterpreterError(f"it answered {line[:200]!r}, as no Python that traces would") from None
+            raise self._nonsense(line) from None
         error = answer.get("error")
         if error is None:
             return answer
@@ -227,6 +221,10 @@ class TraceChild:
         if error["kind"] == "config_refused":
             raise ConfigRefusedError(error["message"], error.get("field", ""))
         raise TraceFailedError(message)
+
+    def _nonsense(self, answer: str | bytes) -> TraceError:
+        said = f"it answered {answer[:_SHOWN_ANSWER]!r}, as no Python that traces would"
+        return TraceEndedError(said) if self._introduced else InterpreterError(said)
 
     def _out_of_memory(self) -> TraceMemoryError:
         return TraceMemoryError(f"it needs more than the {self._memory_bytes / 2**30:.3g} GiB it may have")
@@ -240,7 +238,13 @@ class TraceChild:
             selector.register(stdout, selectors.EVENT_READ)
             while self._buffer.find(b"\n", searched) < 0:
                 searched = len(self._buffer)
-                if not selector.select(max(deadline - time.monotonic(), 0)):
+                left = max(deadline - time.monotonic(), 0)
+                ended = self._process.poll() is not None
+                if not selector.select(0 if ended else min(left, _LOOKS_EVERY_SECONDS)):
+                    if ended:
+                        raise self._ended()
+                    if left:
+                        continue
                     limit = min(self._timeout_seconds, self._total_seconds)
                     raise TraceTimeoutError(f"no answer within {limit:g} s")
                 data = os.read(stdout.fileno(), 65536)
@@ -260,18 +264,8 @@ class TraceChild:
         text = self._stderr.read().decode(errors="replace").strip()
         if self._memory_bytes and ("MemoryError" in text or "bad_alloc" in text):
             return self._out_of_memory()
-        return InterpreterError(f"the child ended with status {status}: {text or 'it said nothing'}")
-
-
-def _list_folders() -> list[str]:
-    """Where this process has the packages that the child gets, as NAME=FOLDER."""
-    folders = []
-    for name in _PACKAGES:
-        spec = find_spec(name)
-        assert spec is not None, name
-        assert spec.submodule_search_locations is not None, name
-        folders.append(f"{name}={next(iter(spec.submodule_search_locations))}")
-    return folders
+        said = f"the child ended with status {status}: {text or 'it said nothing'}"
+        return TraceEndedError(said) if self._introduced else InterpreterError(said)
 
 
 def trace_with(python: Path | str, dims: Dims, options: StepOptions) -> Trace:

@@ -14,10 +14,11 @@ import transformers
 from torch import nn
 from transformers.models.auto import modeling_auto
 
+from whatfits.profiler.trace.config_errors import ConfigError, config_error
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import BASE_LAYERS, NUM_DEPTHS, Dims
 
-__all__ = ["ConfigError", "build_from_config", "describe", "layers_of", "micro_batch_of", "read_config"]
+__all__ = ["build_from_config", "describe", "layers_of", "micro_batch_of", "read_config"]
 
 _WITH_LOSS = (
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -31,20 +32,10 @@ _WITH_LOSS = (
 """transformers' tables of classes that compute a loss, by model type, in the order they are asked."""
 _CHOSEN_HERE = ("attn_implementation", "_attn_implementation")
 """Keys of a config that the question decides: a name of a kernel there would have it fetched."""
-MAX_PARAMETERS = 10**13
-"""More than any model has; what a config with more describes is a mistake."""
 _MAX_PERIOD = 12
 _NUMBERING = ("layer_idx", "layer_id", "layer_index", "layer_number", "idx", "index")
 _IMAGE_SIZE = 224
 _CHANNELS = 3
-
-
-class ConfigError(ValueError):
-    """A config that names no model which transformers can build; `field` is the key at fault, if it is one."""
-
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
-        self.field = field
 
 
 def read_config(text: str, num_layers: int | None = None) -> Any:
@@ -53,7 +44,7 @@ def read_config(text: str, num_layers: int | None = None) -> Any:
     Raises:
         ConfigError: transformers has no such model type, or the config does not make one.
     """
-    given = {key: value for key, value in json.loads(text).items() if key not in _CHOSEN_HERE}
+    given = _without_chosen(json.loads(text))
     model_type = given.pop("model_type", None)
     if model_type not in transformers.CONFIG_MAPPING:
         unknown = f"transformers {transformers.__version__} has no model type {model_type!r}"
@@ -65,7 +56,7 @@ def read_config(text: str, num_layers: int | None = None) -> Any:
     except MemoryError:
         raise
     except Exception as error:
-        raise ConfigError(f"the config makes no {model_type} model: {error}") from error
+        raise config_error(f"the config makes no {model_type} model", error, given) from error
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.use_cache = False
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
@@ -73,6 +64,15 @@ def read_config(text: str, num_layers: int | None = None) -> Any:
     if num_layers is not None:
         _set_depth(config, num_layers)
     return config
+
+
+def _without_chosen(value: Any) -> Any:
+    """A config, and the configs inside it, without the keys that the question decides."""
+    if isinstance(value, list):
+        return [_without_chosen(held) for held in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_chosen(held) for key, held in value.items() if key not in _CHOSEN_HERE}
 
 
 def depth_of(config: Any) -> int | None:
@@ -174,12 +174,8 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
     except MemoryError:
         raise
     except Exception as error:
-        raise ConfigError(f"{cls.__name__} cannot be built from the config: {error}") from error
-    num_parameters = sum(p.numel() for p in model.parameters())
-    if num_parameters > MAX_PARAMETERS:
-        raise ConfigError(
-            f"the model has {num_parameters:.3g} parameters, more than the {MAX_PARAMETERS:.0e} traced"
-        )
+        what = f"{cls.__name__} cannot be built from the config"
+        raise config_error(what, error, json.loads(text)) from error
     stack = config.get_text_config()
     depth, layers = depth_of(config), layers_of(model)
     head_dim, heads = getattr(stack, "head_dim", None), _number(stack, "num_attention_heads")
@@ -189,7 +185,7 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
         inputs=_inputs_of(model),
         num_layers=depth or max(len(layers), 1),
         depths=_repeating_depths(layers, depth),
-        num_parameters=num_parameters,
+        num_parameters=sum(p.numel() for p in model.parameters()),
         num_active_parameters=_active_parameters(model, stack),
         hidden_size=hidden_size,
         longest=_longest(config),

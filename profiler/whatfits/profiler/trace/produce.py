@@ -168,8 +168,8 @@ def produce(structure: StructureClass, stack: dict[str, str], trace: Tracer, dim
         return _fall_back(structure, stack, trace(dims), dims, (), str(error))
     held_out = tuple(point for one in compiled for point in one.held_out)
     different = [point for one in compiled for point in one.different]
-    (answering,) = (one for one in compiled if any(point.dims is dims for point in one.held_out))
-    direct = next(point.trace for point in held_out if point.dims is dims)
+    answering = next(one for one in compiled if any(point.dims == dims for point in one.held_out))
+    direct = next(point.trace for point in held_out if point.dims == dims)
     if different:
         reason = f"the compiled class differs from a direct trace at {different[0].dims}"
         return _fall_back(structure, stack, direct, dims, held_out, reason)

@@ -15,7 +15,7 @@ from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
 from whatfits.service.api.schemas import EstimateOptions
 from whatfits.service.problems import FieldProblem, build_pointer, build_problem_response, shorten_value
-from whatfits.service.tracing import TracingBusyError
+from whatfits.service.trace_limits import TracingBusyError
 
 __all__ = ["register_problem_handlers"]
 
@@ -76,7 +76,10 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
 
 
 def _answer_busy(request: Request, error: TracingBusyError) -> Response:
-    return build_problem_response(problems.BUSY, detail=str(error), instance=request.url.path)
+    headers = {"Retry-After": str(error.retry_after_seconds)}
+    return build_problem_response(
+        problems.BUSY, detail=str(error), instance=request.url.path, headers=headers
+    )
 
 
 def _answer_input_error(request: Request, error: InputError) -> Response:

@@ -73,6 +73,9 @@ def trace(
         str | None, typer.Option(metavar="NAMES", help="Modules that get one, such as q_proj,v_proj.")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds that one trace may take.")] = 300.0,
+    memory_gib: Annotated[
+        float, typer.Option(min=0.5, metavar="GIB", help="What the process that traces may allocate.")
+    ] = 4.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Trace one training step of MODEL, compile it, verify it, and keep the profile for later answers.
@@ -85,10 +88,12 @@ def trace(
     sample_inputs(batch, seq_len, device) that returns what it is called with; and it returns the loss, or an object
     whose .loss that is. It is traced and verified, and not kept.
     """
+    from whatfits.estimator.units import GIB
     from whatfits.profiler.trace.classes import KERNEL_ORDERS
     from whatfits.profiler.trace.options import StepOptions
     from whatfits.service.cli.output import print_json, warn
     from whatfits.service.cli.trace_any import Asked
+    from whatfits.service.trace_limits import TraceLimits
 
     names = {
         "--precision": precision, "--attention": attention, "--checkpointing": checkpointing,
@@ -106,7 +111,8 @@ def trace(
         dropout=dropout,
         adapter=_read_adapter(adapter, lora_rank, lora_targets),
     )
-    asked = Asked(model, options, micro_batch_size, seq_len, lora_rank or _DEFAULT_RANK, timeout)
+    limits = TraceLimits(timeout_seconds=timeout, memory_bytes=round(memory_gib * GIB))
+    asked = Asked(model, options, micro_batch_size, seq_len, lora_rank or _DEFAULT_RANK, limits)
     answer = _trace_in(python, asked)
     if as_json:
         print_json(answer)
@@ -155,7 +161,11 @@ def _trace_in(python: str | None, asked: "Asked") -> "TraceAnswer":
         )
     asked.check()
     try:
-        with TraceChild(python or sys.executable, timeout_seconds=asked.timeout) as child:
+        with TraceChild(
+            python or sys.executable,
+            timeout_seconds=asked.limits.timeout_seconds,
+            memory_bytes=asked.limits.memory_bytes,
+        ) as child:
             return answer_with(child, asked)
     except InterpreterError as error:
         raise _blame(python, error) from error

@@ -16,14 +16,8 @@ from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.produce import Produced, produce
 from whatfits.service.cli.trace_answer import TraceAnswer, describe_trace
-from whatfits.service.tracing import (
-    TRACED_CHECKPOINTINGS,
-    Model,
-    TraceLimits,
-    compile_class,
-    keep,
-    naming_the_model,
-)
+from whatfits.service.trace_limits import Model, TraceLimits, naming_the_model
+from whatfits.service.tracing import TRACED_CHECKPOINTINGS, compile_class, keep
 
 __all__ = ["Asked", "answer_with"]
 
@@ -32,14 +26,14 @@ _OWN = "python:"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is to be traced: `options` without the model, the lengths, and the seconds one trace may take."""
+    """What is to be traced: `options` without the model, the lengths, and what one trace may take."""
 
     name: str
     options: StepOptions
     micro_batch_size: int
     seq_len: int | None
     adapter_rank: int
-    timeout: float
+    limits: TraceLimits
 
     @property
     def own(self) -> str:
@@ -75,7 +69,7 @@ def answer_with(child: TraceChild, asked: Asked) -> TraceAnswer:
     folder = user_profiles() / stack_folder(child.stack)
     describe = partial(describe_trace, versions=child.versions, python=child.python)
     if asked.own:
-        with naming_the_model(asked.name, _limits(asked)):
+        with naming_the_model(asked.name, asked.limits):
             produced, point = _trace_own(child, asked)
         return describe(asked.name, produced, point, folder=None)
     model = model_argument(asked.name)
@@ -90,14 +84,10 @@ def answer_with(child: TraceChild, asked: Asked) -> TraceAnswer:
     options = replace(asked.options, architecture=spec.architecture, config=spec.config)
     facts = ConfigFacts.from_json(dict(known_facts(spec.config) or {}))
     lengths = asked.lengths(default_seq_len(spec))
-    with naming_the_model(model, _limits(asked)):
+    with naming_the_model(model, asked.limits):
         produced, point = compile_class(child, options, facts, lengths)
     keep(produced, child.stack)
     return describe(spec.name, produced, point, folder=folder)
-
-
-def _limits(asked: Asked) -> TraceLimits:
-    return TraceLimits(timeout_seconds=asked.timeout)
 
 
 def _find(child: TraceChild, model: Model, asked: Asked) -> ModelSpec:
@@ -105,7 +95,7 @@ def _find(child: TraceChild, model: Model, asked: Asked) -> ModelSpec:
     try:
         return resolve_model(model)[0]
     except UntracedModelError as error:
-        with naming_the_model(model, _limits(asked)):
+        with naming_the_model(model, asked.limits):
             keep_facts(error.config, child.describe(error.config).to_json())
     return resolve_model(model)[0]
 

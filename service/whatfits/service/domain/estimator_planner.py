@@ -3,7 +3,8 @@
 from whatfits.estimator import plan_runs
 from whatfits.estimator.catalog import load_gpus, load_models
 from whatfits.estimator.specs import Estimate, Plan, PlanRequest, RunSpec
-from whatfits.service.tracing import OnDemand, TraceLimits
+from whatfits.service.trace_limits import TraceLimits
+from whatfits.service.tracing import OnDemand
 
 __all__ = ["EstimatorPlanner"]
 

@@ -17,6 +17,6 @@ class Health(BaseModel):
 
 
 @router.get("/healthz", summary="Is the server alive")
-def read_health() -> Health:
+async def read_health() -> Health:
     """Answers as long as the process does; nothing else is checked."""
     return Health()
