@@ -1,7 +1,7 @@
 """What watches a training run: the caching allocator's own history on CUDA, a dispatch mode on the CPU."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,8 +43,8 @@ class Probe(Protocol):
         """A new phase begins, of the same step unless told otherwise."""
         ...
 
-    def in_optimizer(self) -> AbstractContextManager[None]:
-        """Active while an optimizer's `step()` runs."""
+    def stepping(self, *, begins: bool) -> None:
+        """An optimizer's `step()` begins or ends; one may lie in another."""
         ...
 
 
@@ -117,9 +117,8 @@ class CudaProbe(_Phases):
             self.driver["reserved_at_end"] = torch.cuda.memory_reserved()
             self.trace = stop_recording()
 
-    def in_optimizer(self) -> AbstractContextManager[None]:
+    def stepping(self, *, begins: bool) -> None:
         """Nothing to note."""
-        return nullcontext()
 
     def _read(self) -> tuple[int, dict[str, int]]:
         stats = torch.cuda.memory_stats()
@@ -144,10 +143,10 @@ class CpuProbe(_Phases):
 
     def __init__(self) -> None:
         super().__init__()
-        self._optimizer = False
+        self._optimizer_depth = 0
         self.recorder = StorageRecorder(
             device_type="cpu",
-            current_module=lambda: "optimizer" if self._optimizer else "",
+            current_module=lambda: "optimizer" if self._optimizer_depth else "",
             temporaries=lambda *_: [],
             in_place=in_place_on_device,
             scalar_answer=None,
@@ -164,14 +163,9 @@ class CpuProbe(_Phases):
         super().enter(phase, step=step)
         self.recorder.phase = _RECORDER_PHASES.get(phase, "end")
 
-    @contextmanager
-    def in_optimizer(self) -> Iterator[None]:
-        """Allocations are the optimizer's."""
-        self._optimizer = True
-        try:
-            yield
-        finally:
-            self._optimizer = False
+    def stepping(self, *, begins: bool) -> None:
+        """Allocations between are the optimizer's."""
+        self._optimizer_depth += 1 if begins else -1
 
     def _read(self) -> tuple[int, dict[str, int]]:
         return len(self.recorder.tokens), {}
