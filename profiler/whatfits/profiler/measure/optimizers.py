@@ -81,10 +81,14 @@ def build_recipe_optimizer(
         )
     except ImportError as error:
         reason = f"{spec.name} needs a library that is missing: {error}"
-        raise UnsupportedError("training.optimizer.name", str(spec.name), "another one", reason=reason) from error
+        raise UnsupportedError(
+            "training.optimizer.name", str(spec.name), "another one", reason=reason
+        ) from error
     except ValueError as error:
         reason = f"{spec.name} cannot train this: {error}"
-        raise UnsupportedError("training.optimizer", str(spec.name), "what its method takes", reason=reason) from error
+        raise UnsupportedError(
+            "training.optimizer", str(spec.name), "what its method takes", reason=reason
+        ) from error
 
 
 def optimizer_package(optimizer: torch.optim.Optimizer) -> tuple[str, str] | None:

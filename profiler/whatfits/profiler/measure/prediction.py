@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from whatfits.estimator.catalog.gpus import load_gpus
+from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import MIN_LAYERS, profile_key, rank_tensors
 from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.loop import loop_of
@@ -21,9 +22,10 @@ from whatfits.estimator.specs import (
     TrainingSpec,
 )
 from whatfits.profiler.measure.events import EventList
+from whatfits.profiler.measure.programs import trace_here
 from whatfits.profiler.measure.recipe import Recipe
 
-__all__ = ["Peaks", "Prediction", "predict", "recipe_key"]
+__all__ = ["Peaks", "Prediction", "UntracedError", "predict", "recipe_key", "traced_peak_on_cpu"]
 
 _PHASES = tuple(PeakPhase)
 _DEVICE_SCALAR_BYTES = 4
@@ -85,6 +87,25 @@ def predict(recipe: Recipe, program: EventProgram, *, compute_capability: str | 
             table_requested_bytes=_table_peak(memory, training),
         ),
     )
+
+
+class UntracedError(Exception):
+    """A run whose trace with the CPU's kernels is not known."""
+
+
+def traced_peak_on_cpu(recipe: Recipe) -> int:
+    """The most bytes of live tensors in a recipe's steps, by a trace with the CPU's kernels and the optimizer's program.
+
+    Raises:
+        UntracedError: the trace does not cover the recipe; the message is a sentence for a reader of the result.
+    """
+    try:
+        program = trace_here(recipe_key(recipe), recipe, on_cpu=True)
+        found = predict(recipe, program, compute_capability=None).peaks.requested_bytes
+    except (UnsupportedError, NotImplementedError) as error:
+        raise UntracedError(f"There is no trace beside this measurement: {error}") from error
+    assert found is not None, "every prediction has it"
+    return found
 
 
 def _table_peak(memory: StepMemory, training: TrainingSpec) -> int | None:

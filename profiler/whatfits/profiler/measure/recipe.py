@@ -36,7 +36,7 @@ class Recipe:
     model: ModelSpec
     """At the depth that is built."""
     training: TrainingSpec
-    parallelism: ParallelismSpec = ParallelismSpec()
+    parallelism: ParallelismSpec
     options: StepOptions
     """What model and trace are built from."""
     seed: int = 0
