@@ -178,7 +178,10 @@ class Worker:
             "log_level": "WARNING",
         }
         DBOS(config=config)
-        step = DBOS.step(name="carry_out")(carry_out)
+
+        @DBOS.step(name="carry_out")
+        def step(measurement_id: str) -> None:
+            carry_out(measurement_id)
 
         @DBOS.workflow(name=_WORKFLOW)
         def measure(measurement_id: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from whatfits.service.cli import catalog, estimate, measure, measurements, plan, serve, trace
+from whatfits.service.cli import agent, catalog, estimate, measure, measurements, plan, serve, trace
 from whatfits.service.cli.exit_codes import ExitCode
 
 _EPILOG = (
@@ -34,6 +34,8 @@ app.command("measure", short_help="Real training steps on this machine, beside t
     measure.measure
 )
 app.command("serve", short_help="The web page and the REST API, on this machine.")(serve.serve)
+app.command("agent", short_help="Measure on this machine what others ask for.")(agent.agent)
+app.command("agents", short_help="The agents that are registered.")(agent.agents)
 app.add_typer(measurements.app, name="measurements", short_help="What was measured: export and import.")
 
 
