@@ -34,9 +34,7 @@ _log = structlog.get_logger()
 class Backend:
     """Database, queues and reaper of a server; opened once, in the background, again and again until it works."""
 
-    def __init__(
-        self, settings: Settings, planner: Planner, local_agent: LocalAgent | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, planner: Planner, local_agent: LocalAgent | None = None) -> None:
         self._settings = settings
         self._planner = planner
         self._local_agent = local_agent

@@ -194,9 +194,7 @@ class Worker:
         with _translating():
             DBOS.launch()
             # The limit is per queue and process, and this process listens to this one alone: one job at a time.
-            DBOS.register_queue(
-                self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds
-            )
+            DBOS.register_queue(self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds)
 
     def stop(self) -> None:
         """Take no more jobs, and wait a moment for the one that runs."""

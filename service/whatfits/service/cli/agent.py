@@ -75,7 +75,9 @@ def _require_extras() -> None:
     from whatfits.service.measure_child import missing_extra
 
     if any(find_spec(name) is None for name in ("dbos", "sqlalchemy", "pydantic_settings", "structlog")):
-        raise MissingExtraError("agent needs the service's parts, not installed: pip install 'whatfits[agent]'")
+        raise MissingExtraError(
+            "agent needs the service's parts, not installed: pip install 'whatfits[agent]'"
+        )
     missing = missing_extra()
     if missing is not None:
         raise MissingExtraError(missing)

@@ -45,9 +45,7 @@ def describe_failure(error: Exception) -> Failure:
             return Failure(lines=(str(error),), exit_code=ExitCode.BAD_INPUT)
         case ValidationError():
             return Failure(lines=_describe_validation_error(error), exit_code=ExitCode.BAD_INPUT)
-        case (
-            MissingExtraError() | ServiceStartError() | TraceRunError() | MeasureRunError() | StorageError()
-        ):
+        case MissingExtraError() | ServiceStartError() | TraceRunError() | MeasureRunError() | StorageError():
             return Failure(lines=(str(error),), exit_code=ExitCode.FAILED)
         case _:
             line = f"internal error: {type(error).__name__}: {error} (WHATFITS_DEBUG=1 shows where)"
