@@ -9,6 +9,11 @@ One table maps what went wrong to a stable type URI, a title and a status:
     invalid value (`InputError`, pydantic) -> 422 invalid-input
     valid but not modelled yet (`UnsupportedError`) -> 422 unsupported
     too many models being traced       -> 503 busy
+    contradicts what is stored         -> 409 conflict
+    no agent has the device            -> 409 no-agent
+    the database is locked or away     -> 503 storage-unavailable
+    the database's disk is full        -> 507 storage-full
+    the database fails otherwise       -> 500 storage-failed
     anything else                      -> 500 internal-error, without a trace of the code
 
 The type URIs are names, not addresses: `urn:whatfits:problem:<slug>`.
@@ -59,6 +64,17 @@ UNSUPPORTED = ProblemType(
     slug="unsupported", title="Valid, but not modelled yet", status=HTTPStatus.UNPROCESSABLE_ENTITY
 )
 BUSY = ProblemType(slug="busy", title="Busy", status=HTTPStatus.SERVICE_UNAVAILABLE)
+CONFLICT = ProblemType(slug="conflict", title="Contradicts what is stored", status=HTTPStatus.CONFLICT)
+NO_AGENT = ProblemType(slug="no-agent", title="No agent has such a device", status=HTTPStatus.CONFLICT)
+STORAGE_UNAVAILABLE = ProblemType(
+    slug="storage-unavailable", title="The database is not available", status=HTTPStatus.SERVICE_UNAVAILABLE
+)
+STORAGE_FULL = ProblemType(
+    slug="storage-full", title="The database's disk is full", status=HTTPStatus.INSUFFICIENT_STORAGE
+)
+STORAGE_FAILED = ProblemType(
+    slug="storage-failed", title="The database failed", status=HTTPStatus.INTERNAL_SERVER_ERROR
+)
 INTERNAL_ERROR = ProblemType(
     slug="internal-error", title="Internal error", status=HTTPStatus.INTERNAL_SERVER_ERROR
 )

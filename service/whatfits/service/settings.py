@@ -1,18 +1,27 @@
 """The server's settings: one frozen object, read from `WHATFITS_*` environment variables or given by the caller."""
 
 import ipaddress
+import tempfile
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whatfits.estimator.errors import InputError
+from whatfits.estimator.profile.store import user_data_folder
 from whatfits.estimator.units import GIB, MIB
+from whatfits.service.storage.database import parse_database_url
 
 LOOPBACK_CHOICES = ("127.0.0.1", "::1", "localhost")
 
 
+def default_database_url() -> str:
+    """A file in the user's folder."""
+    return f"sqlite:///{user_data_folder() / 'whatfits.db'}"
+
+
 class Settings(BaseSettings):
-    """What the server may be told from outside. There are no secrets yet, hence loopback only."""
+    """What the server may be told from outside. It has no API keys yet, hence loopback only."""
 
     model_config = SettingsConfigDict(env_prefix="WHATFITS_", frozen=True, extra="ignore")
 
@@ -22,14 +31,34 @@ class Settings(BaseSettings):
     """TCP port; 0 asks the system for a free one."""
     max_body_bytes: int = Field(default=MIB, gt=0)
     """Largest request body read; a larger one is answered with 413."""
+    database_url: str = Field(default_factory=default_database_url, repr=False)
+    """Where measurements are kept: `sqlite:///FILE` or `postgresql://...`; it may hold a password, so it is never shown."""
     trace_timeout_seconds: float = Field(default=60.0, gt=0)
     """Wall-clock time that tracing a model for a question may take; of each structure class where a plan needs several."""
     trace_memory_bytes: int = Field(default=4 * GIB, gt=0)
     """Memory that the process which traces may allocate."""
     max_traces: int = Field(default=2, gt=0)
     """Models traced at a time; further ones wait."""
+    heartbeat_seconds: float = Field(default=3.0, gt=0)
+    """Between two signs of life of an agent."""
+    stale_after_seconds: float = Field(default=15.0, gt=0)
+    """Silence after which an agent counts as gone, and what it had is given to others."""
+    reap_seconds: float = Field(default=5.0, gt=0)
+    """Between two searches for what agents that are gone have left."""
+    queue_poll_seconds: float = Field(default=0.5, gt=0)
+    """Between two looks of an agent into its queue."""
+    store_patience_seconds: float = Field(default=120.0, gt=0)
+    """How long an agent waits for a store that does not take what it measured."""
+    lock_folder: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    """Where agents of one machine keep the locks of its GPUs."""
     log_json: bool = False
     """Write log lines as JSON (for machines) and not as text (for people)."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str) -> str:
+        parse_database_url(url)
+        return url
 
 
 def check_loopback(host: str) -> str:

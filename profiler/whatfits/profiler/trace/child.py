@@ -45,8 +45,9 @@ import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
+from whatfits.profiler.answers import claim_standard_output, write_answer
 from whatfits.profiler.trace.config_errors import ConfigError
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.protocol import options_from_json, trace_to_json
@@ -63,21 +64,21 @@ _SHOWN_MESSAGE = 500
 
 def main() -> int:
     """Introduce this interpreter, then answer requests until there are no more."""
-    answers = _claim_standard_output()
+    answers = claim_standard_output()
     own_id = os.getpid()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     gc.disable()  # importing and building make two million objects that stay: a fifth of the time went into looking
     trouble = _trouble()
     if trouble is not None:
-        _write(answers, {"error": trouble})
+        write_answer(answers, {"error": trouble})
         return 2
-    _write(answers, {"python": platform.python_version(), "versions": installed_versions()})
+    write_answer(answers, {"python": platform.python_version(), "versions": installed_versions()})
     for line in sys.stdin:
         for answer in answer_request(line):
             if os.getpid() != own_id:
                 os._exit(0)
-            _write(answers, answer)
+            write_answer(answers, answer)
         if not gc.isenabled():
             gc.freeze()
             gc.enable()
@@ -161,19 +162,6 @@ def _text(error: BaseException) -> str:
     except Exception:  # noqa: BLE001  (an error of the traced code may be unable to say what it is)
         return "it does not say what"
     return text if len(text) <= _SHOWN_MESSAGE else f"{text[:_SHOWN_MESSAGE]}..."
-
-
-def _claim_standard_output() -> TextIO:
-    """Standard output for the answers alone; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return answers
-
-
-def _write(answers: TextIO, answer: Json) -> None:
-    answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

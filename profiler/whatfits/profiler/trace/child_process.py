@@ -24,11 +24,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from whatfits.profiler.process_family import MARK, OFFLINE, end_family, make_mark
 from whatfits.profiler.trace.child_command import child_command
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims, StepOptions
-from whatfits.profiler.trace.process_tree import end_tree, mark_tree
 from whatfits.profiler.trace.protocol import options_to_json, trace_from_json
 from whatfits.profiler.trace.stack import STACK_PACKAGES, short_version
 
@@ -44,7 +44,7 @@ __all__ = [
     "trace_with",
 ]
 
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+_WITHOUT_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
 _SHOWN_ANSWER = 200
 _LOOKS_EVERY_SECONDS = 0.5
@@ -122,7 +122,7 @@ class TraceChild:
         self._memory_bytes = memory_bytes
         self._buffer = bytearray()
         self._introduced = False
-        self._mark = mark_tree()
+        self._mark = make_mark()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the child)
         try:
             self._process = subprocess.Popen(  # noqa: S603  (the interpreter the caller names)
@@ -130,7 +130,7 @@ class TraceChild:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env={**os.environ, **_OFFLINE, **self._mark},
+                env={**os.environ, **OFFLINE, **_WITHOUT_DEVICE, MARK: self._mark},
                 start_new_session=True,
             )
         except OSError as error:
@@ -189,8 +189,7 @@ class TraceChild:
 
     def close(self) -> None:
         """Kill the child with whatever it started; it has nothing to save."""
-        end_tree(self._process.pid, self._mark)
-        self._process.wait()
+        end_family(self._process, self._mark)
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):

@@ -1,10 +1,10 @@
 """The one place where exceptions become problem documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -13,8 +13,21 @@ from starlette.responses import Response
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
-from whatfits.service.api.schemas import EstimateOptions
-from whatfits.service.problems import FieldProblem, build_pointer, build_problem_response, shorten_value
+from whatfits.service.domain.measurements import NoAgentError
+from whatfits.service.problems import (
+    FieldProblem,
+    ProblemType,
+    build_pointer,
+    build_problem_response,
+    shorten_value,
+)
+from whatfits.service.storage.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from whatfits.service.trace_limits import TracingBusyError
 
 __all__ = ["register_problem_handlers"]
@@ -38,6 +51,16 @@ _HTTP_PROBLEMS = {
 }
 """What the framework itself refuses: the problem, and its sentence."""
 
+_PROBLEMS_BY_ERROR: dict[type[Exception], ProblemType] = {
+    NotFoundError: problems.NOT_FOUND,
+    ConflictError: problems.CONFLICT,
+    NoAgentError: problems.NO_AGENT,
+    StorageUnavailableError: problems.STORAGE_UNAVAILABLE,
+    StorageFullError: problems.STORAGE_FULL,
+    StorageError: problems.STORAGE_FAILED,
+}
+"""Errors that say all there is to say; the nearest class counts."""
+
 
 def register_problem_handlers(app: FastAPI) -> None:
     """Answer every expected error of `app` with a problem document."""
@@ -45,6 +68,8 @@ def register_problem_handlers(app: FastAPI) -> None:
     app.exception_handler(RequestValidationError)(_answer_validation_error)
     app.exception_handler(InputError)(_answer_input_error)
     app.exception_handler(TracingBusyError)(_answer_busy)
+    for error, kind in _PROBLEMS_BY_ERROR.items():
+        app.exception_handler(error)(_answer_with(kind))
 
 
 def _answer_http_error(request: Request, error: HTTPException) -> Response:
@@ -68,7 +93,10 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     if isinstance(error.body, bytes):
         detail = "The request body must be JSON, sent with Content-Type: application/json."
         return build_problem_response(problems.UNSUPPORTED_MEDIA_TYPE, detail=detail, instance=path)
-    errors = (*_describe_body_errors(error, _find_spec(request)), *_describe_query_errors(error))
+    errors = (
+        *_describe_body_errors(error, _find_spec(request)),
+        *_describe_other_errors(error, _find_options(request)),
+    )
     more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
     return build_problem_response(
         problems.INVALID_INPUT, detail=errors[0].detail + more, instance=path, errors=errors
@@ -82,9 +110,19 @@ def _answer_busy(request: Request, error: TracingBusyError) -> Response:
     )
 
 
+def _answer_with(kind: ProblemType) -> Callable[[Request, Exception], Response]:
+    """A handler for errors that are sentences for whoever asked."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        return build_problem_response(kind, detail=str(error), instance=request.url.path)
+
+    return answer
+
+
 def _answer_input_error(request: Request, error: InputError) -> Response:
     kind = problems.UNSUPPORTED if isinstance(error, UnsupportedError) else problems.INVALID_INPUT
-    described = _describe_field(_place_of_field(error.field), error)
+    place = None if error.field in request.query_params else _place_of_field(error.field)
+    described = _describe_field(place, error)
     return build_problem_response(kind, detail=str(error), instance=request.url.path, errors=(described,))
 
 
@@ -118,10 +156,12 @@ def _describe_body_errors(
     )
 
 
-def _describe_query_errors(error: RequestValidationError) -> tuple[FieldProblem, ...]:
-    """One field problem for each query parameter that is wrong."""
-    causes = describe_errors(_details(error, "query"), EstimateOptions)
-    return tuple(_describe_field(None, cause) for cause in causes)
+def _describe_other_errors(
+    error: RequestValidationError, options: type[BaseModel] | None
+) -> tuple[FieldProblem, ...]:
+    """One field problem for each query parameter, header or part of the path that is wrong."""
+    details = [detail for source in ("query", "header", "path") for detail in _details(error, source)]
+    return tuple(_describe_field(None, cause) for cause in describe_errors(details, options))
 
 
 # Pydantic's error details hold whatever was sent.
@@ -149,6 +189,22 @@ def _holds(value: object, part: str | int) -> bool:
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, dict) and part in value
+
+
+def _find_options(request: Request) -> type[BaseModel] | None:
+    """The model of the query parameters that the endpoint of `request` takes."""
+    hints = get_type_hints(request.scope["endpoint"], include_extras=True).values()
+    annotated = (get_args(hint) for hint in hints if get_origin(hint) is Annotated)
+    return next(
+        (
+            kind
+            for kind, *extras in annotated
+            if isinstance(kind, type)
+            and issubclass(kind, BaseModel)
+            and any(isinstance(extra, params.Query) for extra in extras)
+        ),
+        None,
+    )
 
 
 def _find_spec(request: Request) -> type[BaseModel] | None:
