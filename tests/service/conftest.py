@@ -18,5 +18,7 @@ def planner() -> FakePlanner:
 
 @pytest.fixture
 def api(planner: FakePlanner, tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(database_url=f"sqlite:///{tmp_path}/api.db"), planner=planner)) as client:
+    with TestClient(
+        create_app(Settings(database_url=f"sqlite:///{tmp_path}/api.db"), planner=planner)
+    ) as client:
         yield client
