@@ -34,11 +34,17 @@ def find_chromium() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def server_address() -> Iterator[str]:
+def server_database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of the server's database."""
+    return f"sqlite:///{tmp_path_factory.mktemp('server')}/pages.db"
+
+
+@pytest.fixture(scope="session")
+def server_address(server_database: str) -> Iterator[str]:
     """The whole product, served on a free loopback port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(build_server_app(Settings()), log_level="warning")
+        config = uvicorn.Config(build_server_app(Settings(database_url=server_database)), log_level="warning")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -1,6 +1,7 @@
-"""The pages over the API with a fake planner behind it, and what they show as a tree."""
+"""The pages over the API with a fake planner behind it, and the store that the API reads."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -8,6 +9,8 @@ from fastapi.testclient import TestClient
 from tests.fakes import FakePlanner
 from whatfits.service.serve import build_server_app
 from whatfits.service.settings import Settings
+from whatfits.service.storage.database import open_database
+from whatfits.service.storage.measurements import MeasurementStore
 
 
 @pytest.fixture
@@ -16,6 +19,18 @@ def planner() -> FakePlanner:
 
 
 @pytest.fixture
-def site(planner: FakePlanner) -> Iterator[TestClient]:
-    with TestClient(build_server_app(Settings(), planner=planner)) as client:
+def site(planner: FakePlanner, tmp_path: Path) -> Iterator[TestClient]:
+    app = build_server_app(Settings(database_url=_database(tmp_path)), planner=planner)
+    with TestClient(app) as client:
         yield client
+
+
+@pytest.fixture
+def store(site: TestClient, tmp_path: Path) -> Iterator[MeasurementStore]:
+    engine = open_database(_database(tmp_path))
+    yield MeasurementStore(engine)
+    engine.dispose()
+
+
+def _database(folder: Path) -> str:
+    return f"sqlite:///{folder}/pages.db"

@@ -1,19 +1,23 @@
 """Typed calls to the REST API: over the network, or straight into the application in the same process."""
 
+import json
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 from pydantic import TypeAdapter
 
 from whatfits.web.answers import Gpu, Model, Optimizer, Plan, Problem
+from whatfits.web.measurement_answers import Agent, Measurement, MeasurementList
 
 __all__ = ["ApiClient", "ApiProblemError", "connect_in_process"]
 
 _MODELS = TypeAdapter(tuple[Model, ...])
 _GPUS = TypeAdapter(tuple[Gpu, ...])
 _OPTIMIZERS = TypeAdapter(tuple[Optimizer, ...])
+_AGENTS = TypeAdapter(tuple[Agent, ...])
 
 
 class ApiProblemError(Exception):
@@ -51,12 +55,35 @@ class ApiClient:
     async def list_optimizers(self) -> tuple[Optimizer, ...]:
         return _OPTIMIZERS.validate_python(await self._list_items("/api/v1/optimizers"))
 
+    async def list_agents(self) -> tuple[Agent, ...]:
+        return _AGENTS.validate_python(await self._list_items("/api/v1/agents"))
+
+    async def list_measurements(self, filters: Mapping[str, str]) -> MeasurementList:
+        """A page of measurements.
+
+        Raises:
+            ApiProblemError: A filter cannot be used.
+        """
+        return MeasurementList.model_validate_json(await self._read("/api/v1/measurements", filters))
+
+    async def read_measurement(self, measurement_id: str) -> Measurement:
+        """One measurement.
+
+        Raises:
+            ApiProblemError: There is none.
+        """
+        path = f"/api/v1/measurements/{quote(measurement_id, safe='')}"
+        return Measurement.model_validate_json(await self._read(path))
+
     # Items of any list; the caller's adapter validates them.
     async def _list_items(self, path: str) -> Any:
-        response = await self._http.get(path)
+        return json.loads(await self._read(path))["items"]
+
+    async def _read(self, path: str, query: Mapping[str, str] | None = None) -> bytes:
+        response = await self._http.get(path, params=query)
         if response.status_code != HTTPStatus.OK:
             raise ApiProblemError(Problem.model_validate_json(response.content))
-        return response.json()["items"]
+        return response.content
 
 
 # An ASGI application has no narrower type that both sides share.

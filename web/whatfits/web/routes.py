@@ -1,4 +1,4 @@
-"""The page's address: reads the question from the query string, asks the API, renders."""
+"""The pages' addresses: each reads its question from the address, asks the API, renders."""
 
 from asyncio import gather
 from http import HTTPStatus
@@ -15,6 +15,9 @@ from starlette.staticfiles import StaticFiles
 from whatfits.web.answers import Plan, Problem
 from whatfits.web.client import ApiClient, ApiProblemError
 from whatfits.web.forms import PlanForm, build_plan_request, read_plan_form
+from whatfits.web.measurement_answers import MeasurementList
+from whatfits.web.measurement_models import FilterForm
+from whatfits.web.measurement_views import build_measurement_page, build_measurements_page, filters_of
 from whatfits.web.view_models import Catalog
 from whatfits.web.views import build_plan_page
 
@@ -22,8 +25,10 @@ __all__ = ["add_pages"]
 
 
 def add_pages(app: FastAPI, client: ApiClient) -> None:
-    """Add the page, its static files and Plotly to `app`."""
-    app.include_router(_build_router(client))
+    """Add the pages, their static files and Plotly to `app`."""
+    templates = build_templates()
+    app.include_router(_build_plan_router(client, templates))
+    app.include_router(_build_measurement_router(client, templates))
     app.mount("/static/plotly", StaticFiles(directory=_plotly_directory()), name="plotly")
     app.mount("/static", StaticFiles(packages=[(__package__, "static")]), name="static")
 
@@ -47,9 +52,9 @@ def _script_safe(json_text: str) -> Markup:
     return Markup(escaped)  # noqa: S704  # escaped above, and HTML escapes would break the JSON
 
 
-def _build_router(client: ApiClient) -> APIRouter:
+def _build_plan_router(client: ApiClient, templates: Environment) -> APIRouter:
     router = APIRouter(include_in_schema=False)
-    template = build_templates().get_template("plan.html")
+    template = templates.get_template("plan.html")
 
     @router.get("/", response_class=HTMLResponse)
     async def show_plan(request: Request) -> Response:
@@ -60,6 +65,40 @@ def _build_router(client: ApiClient) -> APIRouter:
         return HTMLResponse(template.render(page=page), status_code=status)
 
     return router
+
+
+def _build_measurement_router(client: ApiClient, templates: Environment) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/measurements", response_class=HTMLResponse)
+    async def show_measurements(request: Request) -> Response:
+        query = request.query_params
+        form = FilterForm(**{name: query.get(name, "").strip() for name in FilterForm.__dataclass_fields__})
+        listing, agents = await gather(
+            _list_measurements(client, form, query.get("cursor", "")), client.list_agents()
+        )
+        page = build_measurements_page(form, listing, agents)
+        status = listing.status if isinstance(listing, Problem) else HTTPStatus.OK
+        return HTMLResponse(templates.get_template("measurements.html").render(page=page), status_code=status)
+
+    @router.get("/measurements/{measurement_id}", response_class=HTMLResponse)
+    async def show_measurement(measurement_id: str) -> Response:
+        try:
+            measurement = await client.read_measurement(measurement_id)
+        except ApiProblemError as error:
+            text = templates.get_template("problem.html").render(problem=error.problem)
+            return HTMLResponse(text, status_code=error.problem.status)
+        page = build_measurement_page(measurement)
+        return HTMLResponse(templates.get_template("measurement.html").render(page=page))
+
+    return router
+
+
+async def _list_measurements(client: ApiClient, form: FilterForm, cursor: str) -> MeasurementList | Problem:
+    try:
+        return await client.list_measurements(filters_of(form) | ({"cursor": cursor} if cursor else {}))
+    except ApiProblemError as error:
+        return error.problem
 
 
 async def _ask(client: ApiClient, form: PlanForm) -> Plan | Problem:
