@@ -7,7 +7,7 @@ import transformers
 
 from whatfits.estimator.specs.config_assumptions import KERNEL_PACKAGES
 
-_PREFERRED = re.compile(r'@use_kernel_func_from_hub_with_fallback\("\w+", "(\w+)"\)')
+_PREFERRED = re.compile(r'@use_kernel_func_from_hub_with_fallback\(\s*"\w+",\s*"(\w+)"')
 
 
 def test_packages_are_those_of_each_model() -> None:

@@ -13,14 +13,14 @@ _MAMBA = ("causal_conv1d", "mamba_ssm")
 _DELTA = ("causal_conv1d", "fla")
 KERNEL_PACKAGES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h", "zamba2"),
+        ("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "mamba", "mamba2", "nemotron_h", "zamba", "zamba2"),
         _MAMBA,
     ),
     **dict.fromkeys(
         ("bailing_hybrid", "glm5_next", "kimi_linear", "olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen4_exp"),
         _DELTA,
     ),
-    **dict.fromkeys(("inkling", "inkling2", "lfm2", "lfm2_moe", "zamba"), ("causal_conv1d",)),
+    **dict.fromkeys(("inkling", "inkling2", "lfm2", "lfm2_moe"), ("causal_conv1d",)),
 }  # fmt: skip
 """Packages whose kernels transformers prefers to its own code, by the folder of a model's code there.
 
@@ -36,7 +36,11 @@ def assumptions_of_config(model: ModelSpec, target_seq_len: int | None) -> Itera
     yield f"{model.architecture} as transformers builds it from the config, with its own dropout."
     config = json.loads(model.config)
     packages = sorted(
-        {p for kind in _values(config, "model_type") for p in KERNEL_PACKAGES.get(str(kind), ())}
+        {
+            p
+            for kind in _values(config, "model_type")
+            for p in KERNEL_PACKAGES.get(str(kind).removesuffix("_text"), ())
+        }
     )
     if packages:
         yield (

@@ -200,9 +200,9 @@ class ConfigSizeFitter(_Searches):
             found = _two_coefficients(values[one], values[two], sizes)
             if found is not None:
                 return SizeExpression(((found[0], self._monomials[one]), (found[1], self._monomials[two])))
-        found = self._square(sizes) or self._vector(sizes)
-        if found is not None:
-            return found
+        expression = self._square(sizes) or self._vector(sizes)
+        if expression is not None:
+            return expression
         raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
 
     def _vector(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
