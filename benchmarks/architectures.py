@@ -49,7 +49,7 @@ FAMILIES = {
     "image classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
 """transformers' table of each family; the first in which a model type has a class says what is tried first."""
-SECONDS = 90
+SECONDS = 300
 """A model type may take."""
 _MEMORY_BYTES = 12 * 2**30
 _DEPTH_NAMES = (
@@ -58,6 +58,18 @@ _DEPTH_NAMES = (
 )  # fmt: skip
 _NAMES_OF_STAGES = ("stage_names", "out_features", "out_indices")
 """Of a backbone: follow from its depth."""
+_OF_LAYERS = "per_layer_config"
+"""What single layers have of their own, by their numbers."""
+_COMPLETED: dict[str, dict[str, Any]] = {
+    "dots1": {"n_routed_experts": 128, "n_shared_experts": 2, "num_experts_per_tok": 6},
+    "esm": {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128},
+    "ministral": {"head_dim": 128},
+    "nemotron": {"num_key_value_heads": 8},
+    "reformer": {"is_decoder": True},
+}
+"""Numbers a model type has no defaults for, as published checkpoints have them."""
 _DEPTHS = (6, 12, 18)
 """Layers tried: of a stack that repeats after one, after as many as three, after more."""
 _STACK_DEPTH = 2
@@ -88,7 +100,7 @@ def small_config(model_type: str, depth: int) -> dict[str, Any]:
     given: dict[str, Any] = config.to_dict()
     text = config.get_text_config().model_type
     _shrink(given, _STACK_DEPTH if config.is_encoder_decoder else depth, text)
-    return {**given, "model_type": model_type}
+    return {**given, **_COMPLETED.get(model_type, {}), "model_type": model_type}
 
 
 def _shrink(given: dict[str, Any], depth: int, deep: str) -> None:
@@ -101,6 +113,8 @@ def _shrink(given: dict[str, Any], depth: int, deep: str) -> None:
         for key, value in given.items():
             if isinstance(value, list) and len(value) == layers:
                 given[key] = value[:depth]
+        if isinstance(given.get(_OF_LAYERS), dict):
+            given[_OF_LAYERS] = {key: value for key, value in given[_OF_LAYERS].items() if int(key) < depth}
     for name in _NAMES_OF_STAGES:
         given.pop(name, None)
     for part in given.values():

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from whatfits.estimator import estimate_run
-from whatfits.estimator.errors import InputError
+from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.profile import MissingProfileError
 from whatfits.estimator.specs import Estimate, RunSpec
 from whatfits.service.app import create_app
@@ -83,6 +83,29 @@ def test_what_the_child_finds_is_named(changes: dict[str, Any], field: str, said
         OnDemand().estimate(make_run(**changes))
     assert raised.value.field == field
     assert said in str(raised.value)
+
+
+def test_a_loop_over_tokens_is_refused_at_once_with_the_longest_sequence() -> None:
+    """And says what it is computed without, where it is short enough."""
+    model = {
+        "model_type": "mamba",
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "vocab_size": 64,
+        "state_size": 4,
+    }
+    run = make_run().model_dump(mode="json") | {"model": model}
+    long = {**run, "training": {**run["training"], "seq_len": 65536}}
+
+    answer = OnDemand().estimate(RunSpec.model_validate(run))
+    with pytest.raises(
+        UnsupportedError, match=r"one token after the other.*at most \d+ for this model"
+    ) as raised:
+        OnDemand().estimate(RunSpec.model_validate(long))
+
+    assert raised.value.field == "training.seq_len"
+    assert any("Computed without causal_conv1d and mamba_ssm" in x for x in answer.provenance.assumptions)
+    assert any("length by length" in x for x in answer.provenance.assumptions)
 
 
 @pytest.mark.parametrize(

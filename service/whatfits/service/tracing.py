@@ -46,6 +46,7 @@ _MAX_EVENTS = 300_000
 _NOT_COMPILED = (
     "`whatfits trace` compiles this model for every micro-batch and length, and has not done so yet"
 )
+_LENGTH_BY_LENGTH = "this model's code computes one token after the other, and is traced length by length"
 _CLASSES_OF_A_PLAN = 4
 _NUM_LOCKS = 64
 
@@ -246,11 +247,14 @@ def _tracer(child: "TraceChild", options: "StepOptions") -> "Callable[[Dims], Tr
 
 def _trace_directly(child: "TraceChild", model: Model, key: ProfileKey, dims: "Dims") -> None:
     from whatfits.profiler.trace.produce import direct_program
+    from whatfits.profiler.trace.token_loops import TOKEN_BY_TOKEN
 
     options = _options(model, key)
     structure, point = _structure(options, _kept_facts(options.config), dims)
+    _require_short_sequences(child, options, point)
     trace = _tracer(child, options)(point)
-    program = direct_program(structure, child.stack, trace, point, _NOT_COMPILED)
+    reason = _LENGTH_BY_LENGTH if options.architecture in TOKEN_BY_TOKEN else _NOT_COMPILED
+    program = direct_program(structure, child.stack, trace, point, reason)
     save_profile(program, user_profiles() / stack_folder(child.stack))
 
 
@@ -273,7 +277,26 @@ def compile_class(
     from whatfits.profiler.trace.produce import produce
 
     structure, point = _structure(options, facts, dims)
+    _require_short_sequences(child, options, point)
     return produce(structure, child.stack, _tracer(child, options), point), point
+
+
+def _require_short_sequences(child: "TraceChild", options: "StepOptions", dims: "Dims") -> None:
+    """Refuse at once what steps through a sequence token by token, and would not be traced within the limits."""
+    from whatfits.profiler.trace.token_loops import TOKEN_BY_TOKEN, token_loop
+
+    if options.architecture not in TOKEN_BY_TOKEN:
+        return
+    loop = token_loop(lambda point: child.trace(point, options), dims)
+    if loop.events(dims["s"]) <= _MAX_EVENTS:
+        return
+    reason = (
+        f"{options.architecture} computes one token after the other in transformers' own code, the one that is traced: "
+        f"a step of {dims['s']:,} tokens has {loop.events(dims['s']):,} events, more than {_MAX_EVENTS:,}"
+    )
+    raise UnsupportedError(
+        "training.seq_len", dims["s"], f"at most {loop.longest(_MAX_EVENTS)} for this model", reason=reason
+    )
 
 
 def keep(produced: "Produced", stack: Mapping[str, str]) -> None:

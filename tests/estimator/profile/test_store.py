@@ -38,6 +38,7 @@ KEY = ProfileKey(
     tied=False,
 )
 OTHER = replace(KEY, sequence="other")
+ODD, MIXED = replace(KEY, sequence="odd_eights"), replace(KEY, sequence="eights_and_other")
 NEW_STACK = {"torch": "2.14", "transformers": "5.30"}
 
 
@@ -106,11 +107,15 @@ def test_a_program_for_multiples_of_8_answers_for_others_unless_they_have_their_
     save_class([marked(program, 1)], place)
     assert mark_of(OTHER, NEW_STACK) == mark_of(KEY, NEW_STACK) == 1
 
-    save_class([marked(program, 2), marked(program, 3, OTHER)], place)
-    assert (mark_of(KEY, NEW_STACK), mark_of(OTHER, NEW_STACK)) == (2, 3)
+    assert mark_of(ODD, NEW_STACK) == mark_of(MIXED, NEW_STACK) == 1
+
+    save_class([marked(program, 2), marked(program, 3, OTHER), marked(program, 5, ODD)], place)
+    assert [mark_of(key, NEW_STACK) for key in (KEY, OTHER, ODD)] == [2, 3, 5]
+    with pytest.raises(MissingProfileError):
+        mark_of(MIXED, NEW_STACK)
 
     save_class([marked(program, 4)], place)
-    assert mark_of(OTHER, NEW_STACK) == 4
+    assert [mark_of(key, NEW_STACK) for key in (KEY, OTHER, ODD, MIXED)] == [4] * 4
 
 
 def test_a_missing_class_names_the_stacks_that_have_it_and_the_command() -> None:

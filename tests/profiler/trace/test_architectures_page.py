@@ -15,6 +15,14 @@ def test_enough_classes_are_exact_at_six_points_or_more() -> None:
     assert sum(row["status"] == "exact" and row["held_out"] >= POINTS for row in rows) >= LEAST
 
 
+def test_every_exact_class_was_held_out_at_six_points_or_more() -> None:
+    rows = load_results().values()
+
+    assert [
+        row["architecture"] for row in rows if row["status"] == "exact" and row["held_out"] < POINTS
+    ] == []
+
+
 def test_what_is_not_exact_says_why() -> None:
     rows = load_results().values()
 

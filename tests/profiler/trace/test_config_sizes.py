@@ -1,6 +1,7 @@
 """Sizes of one config's model get one exact expression in batch and sequence lengths, or an error."""
 
 from collections.abc import Callable
+from math import gcd
 
 import pytest
 
@@ -32,6 +33,8 @@ Size = Callable[[dict[str, int]], int]
         ("a class token", lambda p: 128 * p["b"] * p["s"] + 128 * p["b"]),
         ("two streams", lambda p: 64 * p["b"] * p["s"] + 32 * p["b"] * p["t"]),
         ("less than a product", lambda p: 8 * p["b"] * p["s"] - 8 * p["b"]),
+        ("a mask over an image too", lambda p: (p["s"] + 197) ** 2),
+        ("a mask between tokens", lambda p: 2 * p["b"] * (p["s"] - 1) ** 2),
     ],
 )
 def test_a_size_is_found_again_where_it_was_not_seen(text: str, size: Size) -> None:
@@ -54,6 +57,15 @@ def test_a_call_with_equal_arguments_everywhere_is_a_plain_size() -> None:
     formulas = [("sort_scratch", 5000, 8, 9)] * len(POINTS)
 
     assert str(FITTER.fit_token([512] * len(POINTS), formulas)) == "512"
+
+
+def test_what_a_length_lets_a_kernel_load_at_once_is_a_call() -> None:
+    structure = config_class(StepOptions(config=TEXT), describe(TEXT), {"b": 2, "s": 63})
+    formulas = [("staging", 64, 4 * p["b"], 0, 0, 4, gcd(4, p["t"])) for p in structure.points]
+
+    expression = structure.make_fitter().fit_token([0] * len(structure.points), formulas)
+
+    assert str(expression) == "1 staging(64;4 b;0;0;4;1 vector(1 t))"
 
 
 def test_another_call_with_more_arguments_at_one_point_is_refused() -> None:

@@ -14,7 +14,9 @@ from whatfits.estimator.specs import RunSpec
 from whatfits.profiler.trace.classes import key_of
 from whatfits.profiler.trace.config_classes import config_class
 from whatfits.profiler.trace.config_errors import ConfigError
-from whatfits.profiler.trace.configs import describe, layers_of, micro_batch_of
+from whatfits.profiler.trace.config_inputs import micro_batch_of
+from whatfits.profiler.trace.configs import describe, layers_of
+from whatfits.profiler.trace.events import Mark
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions
 from whatfits.profiler.trace.produce import compile_and_verify
@@ -32,6 +34,7 @@ GEMMA_LAYERS = 10
         ("gemma2", GEMMA_LAYERS, "Gemma2ForCausalLM", 2),
         pytest.param("deepseek_v3", 7, "DeepseekV3ForCausalLM", 1, marks=pytest.mark.slow),
         ("bert", 6, "BertForMaskedLM", 1),
+        ("mamba2", 6, "Mamba2ForCausalLM", 1),
         ("t5", 2, "T5ForConditionalGeneration", 0),
         ("vit", 6, "ViTForImageClassification", 1),
         ("clip", 2, "CLIPModel", 0),
@@ -108,6 +111,60 @@ def test_lengths_on_either_side_of_a_window_are_classes_of_their_own() -> None:
     assert (within.key.sequence, above.key.sequence) == ("eights", "eights_above_256")
     assert max(p["s"] for p in (*within.points, *within.held_out)) <= 256
     assert min(p["s"] for p in (*above.points, *above.held_out)) > 256
+
+
+def test_whole_chunks_and_more_than_one_chunk_are_classes_of_their_own() -> None:
+    text = tiny_config("mamba2", 6)
+    facts = describe(text)
+    options = StepOptions(config=text, architecture=facts.architecture)
+
+    found = [config_class(options, facts, {"b": 2, "s": s}) for s in (31, 32, 48, 64)]
+
+    assert [one.key.sequence for one in found] == ["other", "eights", "other_above_32", "eights_above_32"]
+    assert [[p["s"] % 32 == 0 for p in (*one.points, *one.held_out)] for one in found[2:]] == [
+        [False] * 8, [True] * 10,
+    ]  # fmt: skip
+
+
+def test_other_lengths_leave_other_remainders() -> None:
+    """So that what is padded to 8 is told from what is padded to 16, and one stack's lengths from the other's."""
+    text = tiny_config("t5")
+    facts = describe(text)
+    other = config_class(StepOptions(config=text), facts, {"b": 2, "s": 63})
+    odd = config_class(StepOptions(config=text), facts, {"b": 2, "s": 72})
+    mixed = config_class(StepOptions(config=text), facts, {"b": 2, "s": 72, "t": 63})
+
+    remainders = {p["s"] % 16 for p in (*other.points, *other.held_out)}
+    assert (len(remainders), remainders & {0, 8}) == (8, set())
+    assert all(p["s"] % 16 != p["t"] % 16 for p in other.points)
+    assert {p["s"] % 16 for p in odd.points} == {p["t"] % 16 for p in odd.points} == {8}
+    assert [one.key.sequence for one in (other, odd, mixed)] == [
+        "other",
+        "odd_eights",
+        "odd_eights_and_other",
+    ]
+    assert {p["s"] % 16 for p in mixed.points} == {8}
+    assert not {p["t"] % 8 for p in mixed.points} & {0}
+
+
+def test_layers_that_are_left_out_at_random_are_all_there() -> None:
+    text = tiny_config("m2m_100", encoder_layerdrop=0.9, decoder_layerdrop=0.9)
+    options = StepOptions(config=text, architecture=describe(text).architecture)
+
+    trace = trace_micro_batch({"L": 4, "b": 2, "s": 16, "t": 16}, options)
+
+    entered = [t for t in trace.parts["forward"] if isinstance(t, Mark) and t.kind == "layer_enter"]
+    assert len(entered) == 4
+
+
+def test_a_number_that_layers_have_their_own_of_is_none_of_the_model() -> None:
+    """Gemma 4's full attention has wider heads, and transformers refuses to say one width of all."""
+    own = {"1": {"head_dim": 32}}
+    kinds = ["sliding_attention", "full_attention"]
+
+    facts = describe(tiny_config("gemma4_text", layer_types=kinds, per_layer_config=own))
+
+    assert (facts.head_dim, facts.num_attention_heads, facts.windows) == (64 // 4, 4, (256,))
 
 
 def test_experts_that_a_token_does_not_visit_are_not_active() -> None:

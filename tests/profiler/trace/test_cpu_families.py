@@ -11,7 +11,8 @@ from torch import nn
 from tests.profiler.trace.test_cpu_allocator import NUMBER_BYTES, reported_by_allocator
 from tests.profiler.trace.tiny_configs import VOCAB, tiny_config
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
-from whatfits.profiler.trace.configs import describe, micro_batch_of
+from whatfits.profiler.trace.config_inputs import micro_batch_of
+from whatfits.profiler.trace.configs import describe
 from whatfits.profiler.trace.events import signed_bytes
 from whatfits.profiler.trace.model import build_model
 from whatfits.profiler.trace.options import StepOptions

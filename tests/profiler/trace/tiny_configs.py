@@ -49,6 +49,12 @@ TINY: dict[str, dict[str, Any]] = {
     "mixtral": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
     "qwen3_moe": {**_GATED, **_EXPERTS, "num_experts": 4},
     "deepseek_v3": _MLA,
+    "mamba": {"hidden_size": 64, "state_size": 16, "vocab_size": VOCAB},
+    "mamba2": {"hidden_size": 64, "state_size": 16, "num_heads": 4, "head_dim": 32, "n_groups": 1, "chunk_size": 32,
+               "vocab_size": VOCAB},
+    "gemma4_text": {**_GATED, "sliding_window": 256, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCAB},
+    "m2m_100": {"d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "encoder_attention_heads": 4,
+                "decoder_attention_heads": 4, "vocab_size": VOCAB, "max_position_embeddings": 512},
     "bert": {**_SIZES, **_NO_DROPOUT, "intermediate_size": 128},
     "roberta": {**_SIZES, **_NO_DROPOUT, "intermediate_size": 128},
     "distilbert": {"dim": 64, "hidden_dim": 128, "n_heads": 4, "vocab_size": VOCAB, "dropout": 0.0, "attention_dropout": 0.0},
@@ -67,7 +73,7 @@ TINY: dict[str, dict[str, Any]] = {
 """By model type, without their depths."""
 _DEPTH_NAMES = {
     "gpt2": ("n_layer",), "bloom": ("n_layer",), "distilbert": ("n_layers",), "t5": ("num_layers", "num_decoder_layers"),
-    "bart": ("encoder_layers", "decoder_layers"), "whisper": ("encoder_layers", "decoder_layers"),
+    "bart": ("encoder_layers", "decoder_layers"), "m2m_100": ("encoder_layers", "decoder_layers"), "whisper": ("encoder_layers", "decoder_layers"),
 }  # fmt: skip
 
 

@@ -89,6 +89,7 @@ def model_from_facts(text: str, facts: Mapping[str, Any], *, name: str, source: 
             **{key: facts.get(key) for key in _FACT_KEYS},
             "matrices_only": facts["matrices_only"],
             "windows": tuple(facts.get("windows") or ()),
+            "chunks": tuple(facts.get("chunks") or ()),
             "name": name,
             "source": source,
             "config": text,

@@ -10,12 +10,12 @@ from whatfits.estimator.memory.keep_outputs import keep_outputs, table_with_outp
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import RankTensors
 from whatfits.estimator.profile import (
-    CONFIG_MULTIPLE,
     CountTable,
     EventProgram,
     MissingProfileError,
     ProfileKey,
     config_id,
+    kind_of_lengths,
     load_program,
     load_table,
 )
@@ -97,9 +97,9 @@ def profile_key(model: ModelSpec, training: TrainingSpec, gpu: GpuSpec | None = 
 def _lengths_of_config(model: ModelSpec, training: TrainingSpec) -> str:
     """Class of the lengths, the targets' too: what they are multiples of, and which windows they lie above."""
     lengths = (training.seq_len, training.target_seq_len or training.seq_len)
-    eights = not model.takes_tokens or not any(length % CONFIG_MULTIPLE for length in lengths)
+    kind = kind_of_lengths(lengths, model.chunks) if model.takes_tokens else "eights"
     above = max((w for w in model.windows if w < training.seq_len), default=0)
-    return ("eights" if eights else "other") + (f"_above_{above}" if above else "")
+    return kind + (f"_above_{above}" if above else "")
 
 
 def first_kernel(training: TrainingSpec, gpu: GpuSpec | None) -> str:

@@ -1,6 +1,11 @@
 """Compiled traces: the event program of a structure class and the count table derived from it."""
 
-from whatfits.estimator.profile.config_text import CONFIG_MULTIPLE, canonical_config, config_id
+from whatfits.estimator.profile.config_text import (
+    CONFIG_MULTIPLE,
+    canonical_config,
+    config_id,
+    kind_of_lengths,
+)
 from whatfits.estimator.profile.expand import ExpandedEvents, expand, expand_structure
 from whatfits.estimator.profile.expressions import SizeExpression, with_derived_symbols
 from whatfits.estimator.profile.missing import MissingProfileError, trace_command
@@ -25,6 +30,7 @@ __all__ = [
     "config_id",
     "expand",
     "expand_structure",
+    "kind_of_lengths",
     "load_program",
     "load_table",
     "save_profile",

@@ -157,6 +157,12 @@ def _chunks(gpu: Gpu, value: Any, length: int, more: int) -> Any:
     return -(-value // length) + more
 
 
+def _vector(gpu: Gpu, value: Any) -> Any:
+    """Outputs that a thread of a reduction handles at once, by what they must divide."""
+    del gpu
+    return output_vector(value)
+
+
 FORMULAS: dict[str, Callable[..., Any]] = {
     "sorted": _sorted,
     "sorted_once": _sorted_once,
@@ -175,6 +181,7 @@ FORMULAS: dict[str, Callable[..., Any]] = {
     "cudnn": _cudnn,
     "padded": _padded,
     "chunks": _chunks,
+    "vector": _vector,
 }
 """By name; each takes the GPU's symbols, then its arguments, ints or integer arrays."""
 

@@ -67,8 +67,8 @@ def trace_command(key: ProfileKey | None, model: str, python: str = "/path/to/py
 def _length_in(sequence: str) -> int:
     """A length of a class of lengths: above a window, or 2048 and less; a multiple of 8, or not."""
     kind, _, window = sequence.partition("_above_")
-    eights = (int(window) // 8 + 2) * 8 if window else 2048
-    return eights if kind == "eights" else eights - 1
+    eights = (int(window) // 16 + 2) * 16 if window else 2048
+    return eights - {"eights": 0, "odd_eights": 8}.get(kind, 1)
 
 
 def _words(stack: Mapping[str, str]) -> str:

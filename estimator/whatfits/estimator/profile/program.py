@@ -101,7 +101,7 @@ class ProfileKey:
     """none, or method and targets, such as `lora:k_proj,q_proj`"""
     sequence: str = "eights"
     """eights | other: whether the sequence length is a multiple of 8, to which kernels pad a mask's rows; of a config
-    whose attention has windows also `_above_<the largest that is shorter>`"""
+    as `kind_of_lengths` has it, with `_above_<the largest window that is shorter>`"""
     first_kernel: str = "flash"
     """flash | cudnn: which of the two SDPA tries first on the device"""
     config: str = ""

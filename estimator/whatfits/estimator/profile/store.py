@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,12 +163,20 @@ def _find(key: ProfileKey, stack: Mapping[str, str] | None, kind: str) -> tuple[
 
 
 def _file_in(folder: Any, key: ProfileKey, kind: str) -> Any:
-    """The file of a class in a folder, or of the one for multiples of 8 if that answers for all."""
-    for candidate in dict.fromkeys((key, replace(key, sequence=key.sequence.replace("other", "eights")))):
-        path = folder / f"{candidate.slug}.{kind}.json.gz"
-        if path.is_file():
-            return path
-    return None
+    """The file of a class in a folder, or of the one for multiples of 8 if that answers for all: others have no own."""
+    own, other, eights = (
+        folder / f"{one.slug}.{kind}.json.gz"
+        for one in (key, _of_kind(key, "other"), _of_kind(key, "eights"))
+    )
+    if own.is_file():
+        return own
+    return eights if eights.is_file() and not other.is_file() else None
+
+
+def _of_kind(key: ProfileKey, kind: str) -> ProfileKey:
+    """The class of the same range of lengths, of another kind."""
+    _, above, window = key.sequence.partition("_above_")
+    return replace(key, sequence=kind + above + window)
 
 
 @lru_cache(maxsize=128)
@@ -191,18 +200,16 @@ def _parse(path: Any, build: Callable[[Any], Profile], *, is_users: bool) -> Pro
 
 
 def save_class(programs: Sequence[EventProgram], folder: Path) -> list[CountTable]:
-    """Write what a class needs: one program that answers for all sequence lengths, or one for other lengths as well.
+    """Write what a class needs: one program that answers for all sequence lengths, or one for each kind of them.
 
     The other lengths' files come first, and go first, so that the files present are never taken to answer for more
     than they do.
     """
-    others = [program for program in programs if program.key.sequence.startswith("other")]
-    (eights,) = (program for program in programs if program.key.sequence.startswith("eights"))
-    tables = [save_profile(program, folder) for program in (*others, eights)]
-    if not others:
-        for kind in ("table", "program"):
-            slug = replace(eights.key, sequence=eights.key.sequence.replace("eights", "other")).slug
-            (folder / f"{slug}.{kind}.json.gz").unlink(missing_ok=True)
+    ordered = sorted(programs, key=lambda program: program.key.sequence.startswith("eights"))
+    tables = [save_profile(program, folder) for program in ordered]
+    if all(program.key.sequence.startswith("eights") for program in programs):
+        for program, lengths, kind in product(programs, ("odd_eights", "other"), ("table", "program")):
+            (folder / f"{_of_kind(program.key, lengths).slug}.{kind}.json.gz").unlink(missing_ok=True)
     return tables
 
 

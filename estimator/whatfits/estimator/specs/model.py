@@ -44,7 +44,9 @@ class ModelSpec(Spec):
     matrices_only: bool = True
     """Whether no parameter has more than two dims, as convolutions and experts in one tensor have."""
     windows: tuple[PositiveInt, ...] = ()
-    """Sequence lengths above which attention is cut."""
+    """Sequence lengths above which attention is cut, or there is more than one chunk."""
+    chunks: tuple[PositiveInt, ...] = ()
+    """Lengths that sequences are padded to multiples of."""
     config: str | None = None
     """Canonical text of the Hugging Face config, of a model whose profiles are of this config alone."""
     source: str

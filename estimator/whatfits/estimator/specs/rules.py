@@ -5,9 +5,9 @@ run is modelled yet is another question: `whatfits.estimator.specs.support`.
 """
 
 import re
-from collections.abc import Iterator
 
 from whatfits.estimator.errors import InputError, UnknownNameError, near_matches
+from whatfits.estimator.specs.config_assumptions import assumptions_of_config
 from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
     Inputs,
@@ -258,7 +258,7 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
             f"seq_len {seq_len} is beyond the {longest} positions in the config of {model.name}; rotary embeddings "
             "allow it, and memory does not depend on it."
         )
-    found += _of_config(model, run.training.target_seq_len)
+    found += assumptions_of_config(model, run.training.target_seq_len)
     optimizer = run.training.optimizer
     dims = model.dims
     sides = [dims["h"], *([dims["i"]] if "i" in dims else [])]
@@ -281,21 +281,3 @@ def assumptions_of(run: RunSpec, model: ModelSpec, gpu: GpuSpec) -> tuple[str, .
     if gpu.vendor != "nvidia":
         found.append(f"Kernels and the allocator are modelled as under CUDA; {gpu.name} may differ.")
     return tuple(found)
-
-
-def _of_config(model: ModelSpec, target_seq_len: int | None) -> Iterator[str]:
-    """What a profile of one config takes for granted."""
-    if model.config is None:
-        return
-    yield f"{model.architecture} as transformers builds it from the config, with its own dropout."
-    if model.num_active_parameters is not None:
-        yield (
-            "Experts: all tokens times experts per token lie in one tensor each, so that memory does not depend on "
-            "how tokens are routed (transformers' grouped_mm experts)."
-        )
-    if model.inputs is Inputs.TOKENS_AND_TARGETS and target_seq_len is None:
-        yield "The decoder's targets are as long as the encoder's input."
-    if model.inputs is Inputs.IMAGES_AND_TOKENS:
-        yield "One image of the config's size per sequence; its tokens are part of seq_len."
-    if model.inputs is Inputs.FEATURES:
-        yield "Audio of the encoder's full length; seq_len counts the decoder's tokens."

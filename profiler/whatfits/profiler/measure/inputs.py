@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from whatfits.profiler.measure.recipe import Recipe
-from whatfits.profiler.trace.configs import micro_batch_of
+from whatfits.profiler.trace.config_inputs import micro_batch_of
 from whatfits.profiler.trace.masks import batch_inputs
 from whatfits.profiler.trace.model import causal_model
 

@@ -19,7 +19,7 @@ class ConfigFacts:
         num_active_parameters: those a token passes through, of a mixture of experts.
         hidden_size: width of the residual stream.
         longest: tokens of a sequence that its positions allow.
-        windows: sequence lengths above which attention is cut, each of which changes what happens.
+        windows: sequence lengths above which attention is cut, or there is more than one chunk; each changes what happens.
         chunks: lengths that the sequence is padded to a multiple of.
         matrices_only: whether no parameter has more than two dims.
         checkpoints: whether transformers can compute its layers' activations again.

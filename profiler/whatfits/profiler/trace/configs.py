@@ -1,4 +1,4 @@
-"""Any Hugging Face config as a model to trace: which class, how many layers, what a micro-batch of it holds.
+"""Any Hugging Face config as a model to trace: which class, how many layers, what is known of it.
 
 Only code that transformers ships is run: a config that asks for code of its own (`auto_map` without a class of that
 name in transformers) is refused.
@@ -16,9 +16,10 @@ from transformers.models.auto import modeling_auto
 
 from whatfits.profiler.trace.config_errors import ConfigError, config_error
 from whatfits.profiler.trace.config_facts import ConfigFacts
-from whatfits.profiler.trace.options import BASE_LAYERS, NUM_DEPTHS, Dims
+from whatfits.profiler.trace.config_inputs import inputs_of
+from whatfits.profiler.trace.options import BASE_LAYERS, NUM_DEPTHS
 
-__all__ = ["build_from_config", "describe", "layers_of", "micro_batch_of", "read_config"]
+__all__ = ["build_from_config", "describe", "layers_of", "read_config"]
 
 _WITH_LOSS = (
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
@@ -34,12 +35,12 @@ _CHOSEN_HERE = ("attn_implementation", "_attn_implementation")
 """Keys of a config that the question decides: a name of a kernel there would have it fetched."""
 _MAX_PERIOD = 12
 _NUMBERING = ("layer_idx", "layer_id", "layer_index", "layer_number", "idx", "index")
-_IMAGE_SIZE = 224
-_CHANNELS = 3
 
 
 def read_config(text: str, num_layers: int | None = None) -> Any:
     """The configuration object of a config's JSON text, at another depth if one is given.
+
+    Where layers are left out at random (`layerdrop`) none is: that is the step which takes most.
 
     Raises:
         ConfigError: transformers has no such model type, or the config does not make one.
@@ -59,6 +60,8 @@ def read_config(text: str, num_layers: int | None = None) -> Any:
         raise config_error(f"the config makes no {model_type} model", error, given) from error
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         part.use_cache = False
+        for name in [name for name in vars(part) if name.endswith("layerdrop")]:
+            setattr(part, name, 0.0)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = 0
     if num_layers is not None:
@@ -178,26 +181,27 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
         raise config_error(what, error, json.loads(text)) from error
     stack = config.get_text_config()
     depth, layers = depth_of(config), layers_of(model)
-    head_dim, heads = getattr(stack, "head_dim", None), _number(stack, "num_attention_heads")
+    head_dim, heads = _number(stack, "head_dim"), _number(stack, "num_attention_heads")
     hidden_size = _number(stack, "hidden_size") or max(max(p.shape, default=1) for p in model.parameters())
+    chunks = tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk")))
     return ConfigFacts(
         architecture=cls.__name__,
-        inputs=_inputs_of(model),
+        inputs=inputs_of(model),
         num_layers=depth or max(len(layers), 1),
         depths=_repeating_depths(layers, depth),
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_active_parameters=_active_parameters(model, stack),
         hidden_size=hidden_size,
         longest=_longest(config),
-        windows=tuple(sorted({*_lengths(stack, "window"), *_lengths(stack, "attention_chunk")})),
-        chunks=tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk"))),
+        windows=tuple(sorted({*_lengths(stack, "window"), *_lengths(stack, "attention_chunk"), *chunks})),
+        chunks=chunks,
         tied=len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))),
         matrices_only=all(p.ndim <= 2 for p in model.parameters()),
         checkpoints=bool(model.supports_gradient_checkpointing),
         intermediate_size=_number(stack, "intermediate_size"),
         num_attention_heads=heads,
         num_key_value_heads=_number(stack, "num_key_value_heads") or heads,
-        head_dim=head_dim if isinstance(head_dim, int) else hidden_size // heads if heads else None,
+        head_dim=head_dim or (hidden_size // heads if heads else None),
         vocab_size=_number(stack, "vocab_size"),
     )
 
@@ -217,8 +221,14 @@ def _active_parameters(model: nn.Module, config: Any) -> int | None:
 
 
 def _number(config: Any, name: str) -> int | None:
-    value = getattr(config, name, None)
+    """A positive number of a config; none where it has none, or layers have their own."""
+    value = None if name in _names_of_layers(config) else getattr(config, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _names_of_layers(config: Any) -> set[str]:
+    """What single layers have values of their own of, which transformers refuses to give for all of them."""
+    return set(getattr(config, "per_layer_attributes", None) or ())
 
 
 def _longest(config: Any) -> int | None:
@@ -231,22 +241,12 @@ def _lengths(config: Any, word: str) -> set[int]:
     """Numbers of a config under keys with a word, but for those it says not to use."""
     if word == "window" and getattr(config, "use_sliding_window", True) is False:
         return set()
+    layers = config.per_layer_config if word in "".join(_names_of_layers(config)) else ()
     return {
-        v for k, v in vars(config).items()
+        v for part in (config, *layers) for k, v in vars(part).items()
         if word in k and "layer" not in k and "pattern" not in k
         and isinstance(v, int) and not isinstance(v, bool) and v > 1
     }  # fmt: skip
-
-
-def _inputs_of(model: Any) -> str:
-    taken = inspect.signature(model.forward).parameters
-    if "input_features" in taken:
-        return "features"
-    if "input_ids" not in taken:
-        return "images"
-    if "pixel_values" in taken and "image_grid_thw" not in taken:
-        return "images_and_tokens"
-    return "tokens_and_targets" if model.config.is_encoder_decoder else "tokens"
 
 
 def _repeating_depths(layers: list[tuple[str, nn.Module]], depth: int | None) -> tuple[int, ...]:
@@ -285,51 +285,3 @@ def _describe(layer: nn.Module) -> Any:
         )
         for name, module in layer.named_modules()
     ]
-
-
-def micro_batch_of(model: nn.Module, dims: Dims, device: torch.device) -> dict[str, Any]:
-    """The inputs of one micro-batch: token ids and labels, images and classes, features and transcripts, as the model takes.
-
-    Of b sequences of s tokens; a decoder's labels have t tokens; one image per sequence; one class of a sequence that is
-    classified. Assumes: text alone where
-    images come cut into patches of a grid whose numbers the code reads (Qwen2-VL).
-    """
-    config: Any = model.config
-    taken = inspect.signature(model.forward).parameters
-    dtype = next(model.parameters()).dtype
-    batch, seq_len = dims["b"], dims.get("s", 1)
-
-    def ids(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=torch.int64, device=device)
-
-    def numbers(*size: int) -> torch.Tensor:
-        return torch.empty(size, dtype=dtype, device=device)
-
-    if "input_features" in taken:
-        frames = 2 * config.max_source_positions
-        return {"input_features": numbers(batch, config.num_mel_bins, frames), "labels": ids(batch, seq_len)}
-    if "input_ids" not in taken:
-        return {"pixel_values": numbers(batch, *_image_size(config)), "labels": ids(batch)}
-    if "return_loss" in taken:
-        images = numbers(batch, *_image_size(config))
-        return {"input_ids": ids(batch, seq_len), "pixel_values": images, "return_loss": True}
-    labels = ids(*_labels_of(model, dims))
-    tokens = {"input_ids": ids(batch, seq_len), "labels": labels}
-    if "pixel_values" not in taken or "image_grid_thw" in taken:
-        return tokens
-    return {**tokens, "pixel_values": numbers(batch, *_image_size(config))}
-
-
-def _labels_of(model: nn.Module, dims: Dims) -> tuple[int, ...]:
-    """Shape of the labels of token ids: a class per sequence where sequences are classified, else one per token."""
-    if type(model).__name__ in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values():
-        return (dims["b"],)
-    config: Any = model.config
-    return dims["b"], dims.get("t", dims["s"]) if config.is_encoder_decoder else dims["s"]
-
-
-def _image_size(config: Any) -> tuple[int, int, int]:
-    config = getattr(config, "vision_config", config)
-    size = getattr(config, "image_size", _IMAGE_SIZE)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return getattr(config, "num_channels", _CHANNELS), height, width

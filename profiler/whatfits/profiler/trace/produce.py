@@ -11,7 +11,7 @@ from functools import cached_property
 from whatfits.estimator.profile import CountTable, EventProgram, build_table
 from whatfits.profiler.trace.classes import StructureClass, with_sequence
 from whatfits.profiler.trace.compile import StructureError, Tracer, compile_program
-from whatfits.profiler.trace.config_classes import are_multiples, other_lengths
+from whatfits.profiler.trace.config_classes import classes_of_lengths, sequence_of
 from whatfits.profiler.trace.direct import program_at_depth, program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims
@@ -58,7 +58,7 @@ class Produced:
     """What came of a class at one point.
 
     Attributes:
-        programs: what to keep of the class: one program, or one for other sequence lengths too; none for a direct trace.
+        programs: what to keep of the class: one program, or one for each kind of sequence length; none for a direct trace.
         program: that answers the point, of the class or of the direct trace alone.
         trace: the direct trace of the point.
         held_out: every point the class was held against.
@@ -77,28 +77,34 @@ def compile_and_verify(
 ) -> tuple[Compiled, ...]:
     """Compile a class and compare it with direct traces at its held-out points and at `extra` ones.
 
-    One program answers for all sequence lengths where lengths that are no multiple of 8 have the same events; where
-    they have not, they get a program of their own, the first of two.
+    One program answers for all sequence lengths where lengths that are no multiple of 8, of a config of 16, have the
+    same events; where they have not, each kind gets a program of its own, and these come first.
 
     Raises:
         StructureError: the class does not follow the pattern.
         SizeFitError: a size has no expression of the searched form.
         ValueError: a program has no table, or does not cover a point.
     """
-    eights, other = _by_sequence(structure)
+    first, *others = _by_sequence(structure)
     trace = _remembering(trace)
-    compiled = _compile(eights, stack, trace)
-    held_out = _hold(
-        compiled, trace, [*eights.held_out, *(p for p in extra if other is None or _is_of(eights, p))]
-    )
-    if other is None:
+    compiled = _compile(first, stack, trace)
+    here = [point for point in extra if not others or _is_of(first, point)]
+    held_out = _hold(compiled, trace, [*first.held_out, *here])
+    found = [
+        (one, _hold(compiled, trace, [*one.held_out, *(p for p in extra if _is_of(one, p))]))
+        for one in others
+    ]
+    if all(point.comparison.exact for _, points in found for point in points):
+        held_out += tuple(point for _, points in found for point in points)
         return (replace(compiled, held_out=held_out),)
-    found = _hold(compiled, trace, [*other.held_out, *(p for p in extra if not _is_of(eights, p))])
-    if all(point.comparison.exact for point in found):
-        return (replace(compiled, held_out=(*held_out, *found)),)
-    others = _compile(other, stack, trace)
-    found = tuple(_compare(others, point.dims, point.trace) for point in found)
-    return replace(others, held_out=found), replace(compiled, held_out=held_out)
+    separate = [(_compile(one, stack, trace), points) for one, points in found]
+    return (
+        *(
+            replace(one, held_out=tuple(_compare(one, p.dims, p.trace) for p in points))
+            for one, points in separate
+        ),
+        replace(compiled, held_out=held_out),
+    )
 
 
 def _remembering(trace: Tracer) -> Tracer:
@@ -114,18 +120,22 @@ def _remembering(trace: Tracer) -> Tracer:
     return remembered
 
 
-def _by_sequence(structure: StructureClass) -> tuple[StructureClass, StructureClass | None]:
-    """The class for lengths that are a multiple of 8, of a config of 16, and the one for others if the model has lengths."""
-    if structure.facts is None:
+def _by_sequence(structure: StructureClass) -> tuple[StructureClass, ...]:
+    """The class for lengths that are a multiple of 8, of a config of 16, then those for others if the model has lengths."""
+    facts = structure.facts
+    if facts is None:
         return with_sequence(structure, "eights"), with_sequence(structure, "other")
-    other = other_lengths(structure)
-    if other is None or structure.key.sequence.startswith("eights"):
-        return structure, other
-    return other, structure
+    classes = classes_of_lengths(structure)
+    for one in classes:
+        if any(sequence_of(point, facts) != one.key.sequence for point in (*one.points, *one.held_out)):
+            raise StructureError(f"too few lengths are of the kind {one.key.sequence}")
+    return classes
 
 
-def _is_of(eights: StructureClass, dims: Dims) -> bool:
-    return dims["s"] % 8 == 0 if eights.facts is None else are_multiples(dims)
+def _is_of(structure: StructureClass, dims: Dims) -> bool:
+    if structure.facts is None:
+        return (dims["s"] % 8 == 0) == (structure.key.sequence == "eights")
+    return sequence_of(dims, structure.facts) == structure.key.sequence
 
 
 def _compile(structure: StructureClass, stack: dict[str, str], trace: Tracer) -> Compiled:

@@ -5,7 +5,8 @@ Two expressions that agree on all points are told apart by choosing points with 
 single monomial explains is tried as a sum of two (a padded label tensor is 8 b s + 8 b).
 
 `ConfigSizeFitter`, for one config, whose dims are numbers: integers times one or two products of batch and sequence
-lengths, these also rounded up. Scratch is fitted argument by argument of the formula it is computed by.
+lengths, these also rounded up; else three of them, the square of a length and a constant (a mask over a text and an
+image). Scratch is fitted argument by argument of the formula it is computed by.
 """
 
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.profile.expressions import DERIVED_SIZES, SizeExpression, with_derived_symbols
 from whatfits.estimator.profile.formulas import call_symbol
+from whatfits.estimator.profile.scratch import output_vector
 
 __all__ = ["ConfigSizeFitter", "Fitter", "SizeFitError", "SizeFitter"]
 
@@ -158,7 +160,7 @@ class ConfigSizeFitter(_Searches):
             lengths: symbols of sequence lengths, plain ones first.
         """
         self.points = [with_derived_symbols(p) for p in points]
-        plain = [x for x in lengths if len(x) == 1]
+        self._plain = plain = [x for x in lengths if len(x) == 1]
         pieces = [x for x in lengths if x.startswith("chunks")]
         products = [(), *((x,) for x in lengths), *product((*plain, *pieces), lengths)]
         unlike = {tuple(sorted(p)): p for p in products}
@@ -198,7 +200,32 @@ class ConfigSizeFitter(_Searches):
             found = _two_coefficients(values[one], values[two], sizes)
             if found is not None:
                 return SizeExpression(((found[0], self._monomials[one]), (found[1], self._monomials[two])))
+        expression = self._square(sizes) or self._vector(sizes)
+        if expression is not None:
+            return expression
         raise SizeFitError(f"no expression explains the sizes {sizes.tolist()} at {self.points}")
+
+    def _vector(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
+        """What a length lets a kernel load at once: the argument of a formula that is 1, 2 or 4."""
+        for length in self._plain:
+            lengths = self._values[self._monomials.index(((length, 1),))]
+            if (output_vector(lengths) == sizes).all():
+                call = call_symbol("vector", [SizeExpression(((1, ((length, 1),)),))])
+                return SizeExpression(((1, ((call, 1),)),))
+        return None
+
+    def _square(self, sizes: NDArray[np.int64]) -> SizeExpression | None:
+        """A square n (x + c)^2, for each sequence or once, as a length x squared, the length itself and a number."""
+        for length, batches in product(self._plain, ([], ["b"])):
+            each = [self._monomials.index(_collect([*batches, *[length] * power])) for power in (2, 1, 0)]
+            rows = self._values[each].T
+            found = np.rint(np.linalg.lstsq(rows.astype(float), sizes.astype(float), rcond=None)[0])
+            x, y, z = (int(n) for n in found)
+            if x and y * y == 4 * x * z and (rows @ found.astype(np.int64) == sizes).all():
+                return SizeExpression(
+                    tuple((n, self._monomials[j]) for n, j in zip((x, y, z), each, strict=True))
+                )
+        return None
 
 
 def _require_one_length(formulas: Sequence[tuple[Any, ...]]) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from whatfits.profiler.trace.autocast import CUDA, autocast_on_meta
-from whatfits.profiler.trace.configs import layers_of, micro_batch_of
+from whatfits.profiler.trace.config_inputs import micro_batch_of
+from whatfits.profiler.trace.configs import layers_of
 from whatfits.profiler.trace.cuda_differences import (
     cuda_semantics,
     device_steps,
