@@ -8,15 +8,15 @@ from playwright.sync_api import expect
 from tests.e2e.visits import Visit
 from tests.measurements import make_measurement, make_result
 from whatfits.estimator.specs import Progress
-from whatfits.service.storage.database import open_database
 from whatfits.service.storage.measurements import MeasurementStore
+from whatfits.service.storage.shipped import prepare_database
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def store(server_address: str, server_database: str) -> Iterator[MeasurementStore]:
-    engine = open_database(server_database)
+def store(server_database: str) -> Iterator[MeasurementStore]:
+    engine = prepare_database(server_database)
     yield MeasurementStore(engine)
     engine.dispose()
 

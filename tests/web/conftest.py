@@ -9,8 +9,8 @@ from fastapi.testclient import TestClient
 from tests.fakes import FakePlanner
 from whatfits.service.serve import build_server_app
 from whatfits.service.settings import Settings
-from whatfits.service.storage.database import open_database
 from whatfits.service.storage.measurements import MeasurementStore
+from whatfits.service.storage.shipped import prepare_database
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def site(planner: FakePlanner, tmp_path: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def store(site: TestClient, tmp_path: Path) -> Iterator[MeasurementStore]:
-    engine = open_database(_database(tmp_path))
+def store(tmp_path: Path) -> Iterator[MeasurementStore]:
+    engine = prepare_database(_database(tmp_path))
     yield MeasurementStore(engine)
     engine.dispose()
 

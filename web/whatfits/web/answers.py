@@ -105,7 +105,8 @@ class Plan(Answer):
 
 
 class FieldProblem(Answer):
-    pointer: str = ""
+    pointer: str | None = None
+    """Null for what is no part of a body, such as a query parameter."""
     field: str = ""
     value: Any = None  # whatever JSON was sent
     detail: str

@@ -131,7 +131,7 @@ def assign_problems(problem: Problem | None) -> FormProblems:
 
 
 def _form_field_of(error: FieldProblem) -> str | None:
-    parts: Iterable[str] = (*error.pointer.split("/"), *error.field.split("."))
+    parts: Iterable[str] = (*(error.pointer or "").split("/"), *error.field.split("."))
     return next((_FIELD_OF[part] for part in parts if part in _FIELD_OF), None)
 
 
