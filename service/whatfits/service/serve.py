@@ -1,12 +1,13 @@
-"""The composition root: the API and the pages in one application, served on this machine's loopback."""
+"""The composition root: the API and the pages in one application, served to this machine alone."""
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from whatfits.service.api.middleware import LoopbackHostMiddleware
 from whatfits.service.app import create_app
 from whatfits.service.domain.planner import Planner
-from whatfits.service.settings import Settings, check_loopback
+from whatfits.service.settings import Settings, check_host
 from whatfits.web.client import connect_in_process
 from whatfits.web.routes import add_pages
 
@@ -24,11 +25,13 @@ def run(host: str, port: int) -> None:
     """Serve until interrupted.
 
     Raises:
-        InputError: `host` is not a loopback address.
+        InputError: `host` can be reached from other machines.
     """
-    settings = Settings(host=check_loopback(host), port=port)
+    settings = Settings(host=host, port=port)
+    check_host(settings.host, published_on=settings.published_on)
     configure_logging(json=settings.log_json)
-    uvicorn.run(build_server_app(settings), host=settings.host, port=settings.port, server_header=False)
+    app = LoopbackHostMiddleware(build_server_app(settings))
+    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
 
 
 def configure_logging(*, json: bool) -> None:
