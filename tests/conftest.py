@@ -1,4 +1,4 @@
-"""What holds for every test: nothing from the network, one thread per worker, the hypothesis profiles."""
+"""What holds for every test: nothing from the network, one thread per worker, the hypothesis profiles; the databases."""
 
 import os
 
@@ -7,6 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from hypothesis import settings
+
+from tests.databases import (
+    database_url,
+    migrated_sqlite,
+    postgres_server,
+    postgres_template,
+    postgres_url,
+)
+
+__all__ = ["database_url", "migrated_sqlite", "postgres_server", "postgres_template", "postgres_url"]
 
 # No deadlines: how fast an example runs says nothing about whether it is right.
 settings.register_profile("dev", max_examples=50, deadline=None)
