@@ -47,3 +47,22 @@ def test_the_server_does_not_start_on_another_address() -> None:
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHATFITS_MAX_BODY_BYTES", "2048")
     assert Settings().max_body_bytes == 2048
+
+
+def test_the_database_is_a_file_of_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert Settings().database_url == "sqlite:////data/whatfits/whatfits.db"
+
+
+def test_the_database_can_be_chosen_and_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHATFITS_DATABASE_URL", "postgresql://me:secret@db/whatfits")
+    settings = Settings()
+    assert settings.database_url == "postgresql://me:secret@db/whatfits"
+    assert "secret" not in repr(settings)
+
+
+def test_another_kind_of_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHATFITS_DATABASE_URL", "mysql://me:secret@db/whatfits")
+    with pytest.raises(InputError, match=r"database_url: .*mysql.*accepted: sqlite:///FILE") as caught:
+        Settings()
+    assert "secret" not in str(caught.value)

@@ -10,6 +10,10 @@ One table maps what went wrong to a stable type URI, a title and a status:
     valid but not modelled yet (`UnsupportedError`) -> 422 unsupported
     sent to another name than loopback -> 421 misdirected
     too many models being traced       -> 503 busy
+    contradicts what is stored         -> 409 conflict
+    the database is locked or away     -> 503 storage-unavailable
+    the database's disk is full        -> 507 storage-full
+    the database fails otherwise       -> 500 storage-failed
     anything else                      -> 500 internal-error, without a trace of the code
 
 The type URIs are names, not addresses: `urn:whatfits:problem:<slug>`.
@@ -63,6 +67,16 @@ MISDIRECTED = ProblemType(
     slug="misdirected", title="Sent to another host", status=HTTPStatus.MISDIRECTED_REQUEST
 )
 BUSY = ProblemType(slug="busy", title="Busy", status=HTTPStatus.SERVICE_UNAVAILABLE)
+CONFLICT = ProblemType(slug="conflict", title="Contradicts what is stored", status=HTTPStatus.CONFLICT)
+STORAGE_UNAVAILABLE = ProblemType(
+    slug="storage-unavailable", title="The database is not available", status=HTTPStatus.SERVICE_UNAVAILABLE
+)
+STORAGE_FULL = ProblemType(
+    slug="storage-full", title="The database's disk is full", status=HTTPStatus.INSUFFICIENT_STORAGE
+)
+STORAGE_FAILED = ProblemType(
+    slug="storage-failed", title="The database failed", status=HTTPStatus.INTERNAL_SERVER_ERROR
+)
 INTERNAL_ERROR = ProblemType(
     slug="internal-error", title="Internal error", status=HTTPStatus.INTERNAL_SERVER_ERROR
 )

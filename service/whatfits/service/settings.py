@@ -3,17 +3,24 @@
 import ipaddress
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whatfits.estimator.errors import InputError
+from whatfits.estimator.profile.store import user_data_folder
 from whatfits.estimator.units import GIB, MIB
+from whatfits.service.storage.database import parse_database_url
 
 LOOPBACK_CHOICES = ("127.0.0.1", "::1", "localhost")
 
 
+def default_database_url() -> str:
+    """A file in the user's folder."""
+    return f"sqlite:///{user_data_folder() / 'whatfits.db'}"
+
+
 class Settings(BaseSettings):
-    """What the server may be told from outside. There are no secrets yet, hence loopback only."""
+    """What the server may be told from outside. It has no API keys yet, hence loopback only."""
 
     model_config = SettingsConfigDict(env_prefix="WHATFITS_", frozen=True, extra="ignore")
 
@@ -25,6 +32,8 @@ class Settings(BaseSettings):
     """TCP port; 0 asks the system for a free one."""
     max_body_bytes: int = Field(default=MIB, gt=0)
     """Largest request body read; a larger one is answered with 413."""
+    database_url: str = Field(default_factory=default_database_url, repr=False)
+    """Where measurements are kept: `sqlite:///FILE` or `postgresql://...`; it may hold a password, so it is never shown."""
     trace_timeout_seconds: float = Field(default=60.0, gt=0)
     """Wall-clock time that tracing a model for a question may take; of each structure class where a plan needs several."""
     trace_memory_bytes: int = Field(default=4 * GIB, gt=0)
@@ -33,6 +42,12 @@ class Settings(BaseSettings):
     """Models traced at a time; further ones wait."""
     log_json: bool = False
     """Write log lines as JSON (for machines) and not as text (for people)."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str) -> str:
+        parse_database_url(url)
+        return url
 
 
 def check_host(host: str, *, published_on: Literal["loopback"] | None = None) -> str:

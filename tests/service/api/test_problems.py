@@ -10,6 +10,15 @@ from structlog.testing import capture_logs
 from tests.fakes import FakePlanner
 from whatfits.service.app import create_app
 from whatfits.service.settings import Settings
+from whatfits.service.storage.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+    StoredDataError,
+)
+from whatfits.service.tracing import TracingBusyError
 
 JSON = {"Content-Type": "application/json"}
 MODEL = {"model": "llama-13b"}
@@ -244,3 +253,24 @@ def test_an_unexpected_error_is_logged_and_answered_without_its_trace() -> None:
     assert "secret" not in response.text
     assert [(entry["event"], entry["path"]) for entry in logs] == [("request.failed", "/api/v1/plans")]
     assert logs[0]["exc_info"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "slug"),
+    [
+        (NotFoundError("measurement", "m-1"), 404, "not-found"),
+        (ConflictError("the key was used"), 409, "conflict"),
+        (StorageUnavailableError("the database is busy"), 503, "storage-unavailable"),
+        (StorageFullError("the disk is full"), 507, "storage-full"),
+        (StorageError("the database refuses"), 500, "storage-failed"),
+        (StoredDataError("it cannot be read"), 500, "storage-failed"),
+        (TracingBusyError("busy"), 503, "busy"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_the_store_refuses_is_a_problem(error: Exception, status: int, slug: str) -> None:
+    with TestClient(create_app(Settings(), planner=FakePlanner(failure=error))) as api:
+        response = api.post("/api/v1/plans", json={**MODEL, **HARDWARE})
+
+    problem = check_problem(response, status=status, slug=slug, instance="/api/v1/plans")
+    assert problem["detail"] == str(error)

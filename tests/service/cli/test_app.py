@@ -8,8 +8,8 @@ from syrupy.assertion import SnapshotAssertion
 
 from whatfits.service.cli import main
 
-COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "serve")
-HEAVY = ("fastapi", "numpy", "numba", "rich", "starlette", "torch", "transformers", "uvicorn")
+COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measurements", "serve")
+HEAVY = ("fastapi", "numpy", "numba", "rich", "sqlalchemy", "starlette", "torch", "transformers", "uvicorn")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from whatfits.service.cli.failures import (
     SpecFileError,
     describe_failure,
 )
+from whatfits.service.storage.errors import ConflictError, NotFoundError, StorageUnavailableError
 
 HARDWARE = {"gpu": "h100-80gb-sxm"}
 
@@ -58,6 +59,9 @@ def test_two_faults_are_two_lines() -> None:
         (SpecFileError("run.json: cannot be read."), ExitCode.BAD_INPUT),
         (MissingExtraError("not installed"), ExitCode.FAILED),
         (ServiceStartError("port taken"), ExitCode.FAILED),
+        (StorageUnavailableError("database is locked"), ExitCode.FAILED),
+        (ConflictError("taken"), ExitCode.BAD_INPUT),
+        (NotFoundError("measurement", "m-1"), ExitCode.BAD_INPUT),
         (ZeroDivisionError("division by zero"), ExitCode.FAILED),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",

@@ -35,6 +35,7 @@ __all__ = [
     "shipped_classes",
     "shipped_stacks",
     "stack_folder",
+    "user_data_folder",
     "user_profiles",
 ]
 
@@ -57,16 +58,20 @@ def user_profiles() -> Path:
     $WHATFITS_PROFILES, or whatfits/profiles where the platform keeps a user's data.
     """
     chosen = os.environ.get(PROFILES_VARIABLE)
-    base = Path(chosen).expanduser() if chosen else _user_data() / "whatfits" / "profiles"
+    base = Path(chosen).expanduser() if chosen else user_data_folder() / "profiles"
     return base / f"format-{FORMAT}"
 
 
-def _user_data() -> Path:
-    """Source: XDG Base Directory Specification 0.8; Apple File System Programming Guide."""
+def user_data_folder() -> Path:
+    """Where whatfits keeps what is the user's.
+
+    Source: XDG Base Directory Specification 0.8; Apple File System Programming Guide.
+    """
     if sys.platform == "darwin":
-        return Path("~/Library/Application Support").expanduser()
+        return Path("~/Library/Application Support/whatfits").expanduser()
     given = os.environ.get("XDG_DATA_HOME", "")
-    return Path(given) if given.startswith("/") else Path("~/.local/share").expanduser()
+    base = Path(given) if given.startswith("/") else Path("~/.local/share").expanduser()
+    return base / "whatfits"
 
 
 def _shipped() -> Any:  # Any: importlib's Traversable

@@ -1,6 +1,6 @@
 """The one place where exceptions become problem documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, get_type_hints
 
@@ -14,7 +14,20 @@ from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
 from whatfits.service.api.schemas import EstimateOptions
-from whatfits.service.problems import FieldProblem, build_pointer, build_problem_response, shorten_value
+from whatfits.service.problems import (
+    FieldProblem,
+    ProblemType,
+    build_pointer,
+    build_problem_response,
+    shorten_value,
+)
+from whatfits.service.storage.errors import (
+    ConflictError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+)
 from whatfits.service.tracing import TracingBusyError
 
 __all__ = ["register_problem_handlers"]
@@ -38,13 +51,24 @@ _HTTP_PROBLEMS = {
 }
 """What the framework itself refuses: the problem, and its sentence."""
 
+_PROBLEMS_BY_ERROR: dict[type[Exception], ProblemType] = {
+    TracingBusyError: problems.BUSY,
+    NotFoundError: problems.NOT_FOUND,
+    ConflictError: problems.CONFLICT,
+    StorageUnavailableError: problems.STORAGE_UNAVAILABLE,
+    StorageFullError: problems.STORAGE_FULL,
+    StorageError: problems.STORAGE_FAILED,
+}
+"""Errors that say all there is to say; the nearest class counts."""
+
 
 def register_problem_handlers(app: FastAPI) -> None:
     """Answer every expected error of `app` with a problem document."""
     app.exception_handler(HTTPException)(_answer_http_error)
     app.exception_handler(RequestValidationError)(_answer_validation_error)
     app.exception_handler(InputError)(_answer_input_error)
-    app.exception_handler(TracingBusyError)(_answer_busy)
+    for error, kind in _PROBLEMS_BY_ERROR.items():
+        app.exception_handler(error)(_answer_with(kind))
 
 
 def _answer_http_error(request: Request, error: HTTPException) -> Response:
@@ -75,8 +99,13 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     )
 
 
-def _answer_busy(request: Request, error: TracingBusyError) -> Response:
-    return build_problem_response(problems.BUSY, detail=str(error), instance=request.url.path)
+def _answer_with(kind: ProblemType) -> Callable[[Request, Exception], Response]:
+    """A handler for errors that are sentences for whoever asked."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        return build_problem_response(kind, detail=str(error), instance=request.url.path)
+
+    return answer
 
 
 def _answer_input_error(request: Request, error: InputError) -> Response:

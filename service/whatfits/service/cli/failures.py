@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from whatfits.estimator.errors import InputError
 from whatfits.estimator.specs import input_errors
 from whatfits.service.cli.exit_codes import ExitCode
+from whatfits.service.storage.errors import ConflictError, NotFoundError, StorageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +37,11 @@ class TraceRunError(Exception):
 def describe_failure(error: Exception) -> Failure:
     """Say what went wrong: bad input names the field, the value and what is accepted."""
     match error:
-        case InputError() | SpecFileError():
+        case InputError() | SpecFileError() | ConflictError() | NotFoundError():
             return Failure(lines=(str(error),), exit_code=ExitCode.BAD_INPUT)
         case ValidationError():
             return Failure(lines=_describe_validation_error(error), exit_code=ExitCode.BAD_INPUT)
-        case MissingExtraError() | ServiceStartError() | TraceRunError():
+        case MissingExtraError() | ServiceStartError() | TraceRunError() | StorageError():
             return Failure(lines=(str(error),), exit_code=ExitCode.FAILED)
         case _:
             line = f"internal error: {type(error).__name__}: {error} (WHATFITS_DEBUG=1 shows where)"

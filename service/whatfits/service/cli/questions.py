@@ -1,12 +1,12 @@
 """Read a question from options, a file or standard input. Only what was given is passed on: defaults are the specs' own."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from whatfits.estimator.catalog import model_argument
 from whatfits.service.cli.failures import SpecFileError
+from whatfits.service.json_object import parse_object
 
 
 def read_spec(source: str) -> dict[str, Any]:  # Any: unchecked JSON, validated by the spec it becomes
@@ -18,7 +18,10 @@ def read_spec(source: str) -> dict[str, Any]:  # Any: unchecked JSON, validated 
         SpecFileError: not there, not readable, not JSON, or not an object.
     """
     name = "standard input" if source == "-" else source
-    spec = _parse_object(_read_text(source, name), name)
+    try:
+        spec = parse_object(_read_text(source, name))
+    except ValueError as error:
+        raise SpecFileError(f"{name}: {error}") from error
     if isinstance(spec.get("model"), str):
         spec["model"] = model_argument(spec["model"])
     return spec
@@ -38,33 +41,3 @@ def _read_text(source: str, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SpecFileError(f"{name}: not UTF-8 text (byte {error.start})") from error
-
-
-def _parse_object(text: str, name: str) -> dict[str, Any]:  # Any: unchecked JSON, as above
-    try:
-        content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_build_object)
-    except json.JSONDecodeError as error:
-        raise SpecFileError(
-            f"{name}: not JSON: {error.msg}, line {error.lineno}, column {error.colno}"
-        ) from error
-    except ValueError as error:
-        raise SpecFileError(f"{name}: not JSON: {error}") from error
-    except RecursionError as error:
-        raise SpecFileError(f"{name}: not a spec: nested too deeply") from error
-    if not isinstance(content, dict):
-        raise SpecFileError(f"{name}: a JSON object is expected, not {type(content).__name__}")
-    return content
-
-
-def _refuse_constant(constant: str) -> object:
-    raise ValueError(f"{constant} is not a JSON value")
-
-
-def _build_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Build an object, refusing a key given twice: which of the two was meant is not ours to guess."""
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise ValueError(f'the key "{twice}" is given twice')
-    return content
