@@ -8,7 +8,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from whatfits.service.cli import main
 
-COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measurements", "serve")
+COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measurements", "migrate", "serve")
 HEAVY = ("fastapi", "numpy", "numba", "rich", "sqlalchemy", "starlette", "torch", "transformers", "uvicorn")
 
 
