@@ -89,6 +89,13 @@ def test_every_variable_is_a_setting_with_a_value_it_takes(
     assert Settings().log_json is True
 
 
+def test_agents_of_one_machine_share_their_locks(services: dict[str, Service]) -> None:
+    for name in ("agent", "agent-cpu"):
+        (volume,) = services[name].raw["volumes"]
+        assert volume["source"] == "agent-data"
+        assert services[name].environment["WHATFITS_LOCK_FOLDER"] == volume["target"]
+
+
 def test_the_password_is_asked_for_and_kept_as_it_is(services: dict[str, Service], tmp_path: Path) -> None:
     awkward = "p@ss/w:rd #$1"  # that of docker/check.env
     assert services["db"].environment["POSTGRES_PASSWORD"] == awkward

@@ -13,8 +13,9 @@ from whatfits.profiler.measure.cases import CPU_CASES, Case
 from whatfits.profiler.measure.child import measure
 from whatfits.profiler.measure.compare import compare_events
 from whatfits.profiler.measure.events import EventList
-from whatfits.profiler.measure.prediction import case_key, predict
+from whatfits.profiler.measure.prediction import predict, recipe_key
 from whatfits.profiler.measure.programs import trace_here
+from whatfits.profiler.measure.recipe import build_recipe
 
 
 def test_the_cpu_twin_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,12 +35,12 @@ def test_the_cpu_twin_writes_a_report(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("case", CPU_CASES, ids=lambda case: case.name)
 def test_real_steps_allocate_and_free_what_is_predicted(case: Case) -> None:
     model = build_campaign("tiny", "cpu").model
-    dims = {**model.dims, "b": case.micro_batch_size, "s": case.seq_len}
-    request = {"case": case.to_json(), "dims": model.dims, "tie_embeddings": False, "device": "cpu"}
+    request = {"case": case.to_json(), "model": model.model_dump(mode="json"), "device": "cpu"}
     measured = EventList(**measure(request)["events"])
-    program = trace_here(case_key(model, case), dims, on_cpu=True)
+    recipe = build_recipe(model, case.training)
+    program = trace_here(recipe_key(recipe), recipe, on_cpu=True)
 
-    setup, *steps = compare_events(predict(model, case, program, compute_capability=None).events, measured)
+    setup, *steps = compare_events(predict(recipe, program, compute_capability=None).events, measured)
 
     assert (setup.only_predicted, setup.only_measured) == ((), ())
     assert [step.first_difference for step in steps] == [None, None, None]

@@ -1,6 +1,7 @@
 """The API with a fake planner behind it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -16,6 +17,8 @@ def planner() -> FakePlanner:
 
 
 @pytest.fixture
-def api(planner: FakePlanner) -> Iterator[TestClient]:
-    with TestClient(create_app(Settings(), planner=planner)) as client:
+def api(planner: FakePlanner, tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(
+        create_app(Settings(database_url=f"sqlite:///{tmp_path}/api.db"), planner=planner)
+    ) as client:
         yield client

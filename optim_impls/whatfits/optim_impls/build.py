@@ -1,18 +1,20 @@
 """`build_optimizer`: from a name and a model to an optimizer, with every mistake refused before training begins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
+from whatfits.optim_impls.declare import Role
 from whatfits.optim_impls.entry import OptimizerEntry
 from whatfits.optim_impls.layerwise import LayerwiseOptimizer
 from whatfits.optim_impls.registry import REGISTRY
 from whatfits.optim_impls.roles import ParameterSource, split_by_role
 
-__all__ = ["build_optimizer", "complete_hyperparameters"]
+__all__ = ["build_optimizer", "complete_hyperparameters", "treats_roles_alike"]
 
 
 def build_optimizer(
@@ -22,6 +24,7 @@ def build_optimizer(
     layerwise: bool = False,
     grad_accum_steps: int = 1,
     max_grad_norm: float | None = None,
+    one_group: bool = False,
     **hyperparameters: Any,
 ) -> torch.optim.Optimizer:
     """Build an optimizer, its parameters split as the method's paper does.
@@ -33,6 +36,9 @@ def build_optimizer(
         grad_accum_steps: Micro-batches whose gradients the training loop sums before a step.
         max_grad_norm: Global norm to which the training loop clips the gradients before a step. The loop does both;
             they are named here so that a method that cannot is refused now and not noticed after a day.
+        one_group: Put all parameters into one group in the order of the model, as a plain ``AdamW(model.parameters())``
+            has them: torch's multi-tensor forms then hold temporaries for all of them at once. Where the method treats
+            every role alike.
         hyperparameters: The method's own, others are refused; what is left out takes the method's default.
 
     Raises:
@@ -41,7 +47,11 @@ def build_optimizer(
     """
     entry = _entry(name)
     hyper = complete_hyperparameters(entry, hyperparameters)
-    groups = split_by_role(model_or_named_parameters)
+    source = model_or_named_parameters
+    pairs = list(source.named_parameters() if isinstance(source, nn.Module) else source)
+    groups = split_by_role(source if isinstance(source, nn.Module) else pairs)
+    if one_group:
+        groups = _merged(entry, groups, [name for name, _ in pairs])
     _check_dtypes(entry, groups)
     _check_combination(
         entry, layerwise=layerwise, grad_accum_steps=grad_accum_steps, max_grad_norm=max_grad_norm
@@ -64,6 +74,27 @@ def complete_hyperparameters(entry: OptimizerEntry, given: Mapping[str, Any]) ->
                 f"{_suggestion(key, entry.defaults)}"
             )
     return {**entry.defaults, **given}
+
+
+def treats_roles_alike(entry: OptimizerEntry) -> bool:
+    """Whether a method's update is the same for matrices, embeddings, head and vectors."""
+    return len({entry.declaration.treatment(role) for role in Role}) == 1
+
+
+def _merged(
+    entry: OptimizerEntry, groups: list[dict[str, Any]], order: Sequence[str]
+) -> list[dict[str, Any]]:
+    if not treats_roles_alike(entry):
+        raise ValueError(
+            f"one_group is True; accepted by {entry.name}: False, as it tells embeddings, matrices and vectors apart"
+        )
+    named = {
+        name: parameter
+        for group in groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+    }
+    names = [name for name in order if name in named]
+    return [{"params": [named[name] for name in names], "param_names": names, "role": groups[0]["role"]}]
 
 
 def _entry(name: str) -> OptimizerEntry:

@@ -13,8 +13,10 @@ from whatfits.service.api.middleware import (
     UnexpectedErrorMiddleware,
 )
 from whatfits.service.api.openapi import DescribedApi
-from whatfits.service.api.routes import catalog, estimates, health, plans
+from whatfits.service.api.routes import agents, catalog, estimates, health, measurements, plans
+from whatfits.service.backend import Backend
 from whatfits.service.domain.planner import Planner
+from whatfits.service.local_agent import LocalAgent
 from whatfits.service.settings import Settings
 
 __all__ = ["API_PREFIX", "create_app"]
@@ -22,17 +24,21 @@ __all__ = ["API_PREFIX", "create_app"]
 API_PREFIX = "/api/v1"
 _DESCRIPTION = """What training runs fit on which GPUs, and which of them is fastest.
 
-`POST /api/v1/plans` searches; `POST /api/v1/estimates` answers for one run. Every error is an RFC 9457 problem document
+`POST /api/v1/plans` searches; `POST /api/v1/estimates` answers for one run; `POST /api/v1/measurements` has one carried out
+by an agent on its device. Every error is an RFC 9457 problem document
 (`application/problem+json`) whose `errors` give a JSON pointer, the value, what is accepted and near matches.
 There is no interactive page for this description, because the usual ones load code from elsewhere."""
 
 
-def create_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, *, planner: Planner | None = None, local_agent: LocalAgent | None = None
+) -> FastAPI:
     """Build the application.
 
     Args:
         settings: What the server was told.
         planner: Who answers; the estimator when left out.
+        local_agent: Started once the database is open.
     """
     app = DescribedApi(
         title="whatfits",
@@ -45,7 +51,8 @@ def create_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI
     )
     app.state.settings = settings
     app.state.planner = planner if planner is not None else _default_planner(settings)
-    for module in (estimates, plans, catalog, health):
+    app.state.backend = Backend(settings, app.state.planner, local_agent)
+    for module in (estimates, plans, measurements, agents, catalog, health):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(health.router, include_in_schema=False)
     register_problem_handlers(app)
@@ -57,10 +64,16 @@ def create_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI
 
 @asynccontextmanager
 async def _warm_up(app: FastAPI) -> AsyncIterator[None]:
-    """Load catalogs and memory profiles before the first question, so that it is answered as fast as the next."""
+    """Load catalogs and memory profiles before the first question, so that it is answered as fast as the next.
+
+    The database is opened meanwhile.
+    """
     planner: Planner = app.state.planner
     planner.warm_up()
+    backend: Backend = app.state.backend
+    backend.start()
     yield
+    backend.stop()
 
 
 def _default_planner(settings: Settings) -> Planner:

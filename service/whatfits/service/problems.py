@@ -11,6 +11,7 @@ One table maps what went wrong to a stable type URI, a title and a status:
     sent to another name than loopback -> 421 misdirected
     too many models being traced       -> 503 busy
     contradicts what is stored         -> 409 conflict
+    no agent has the device            -> 409 no-agent
     the database is locked or away     -> 503 storage-unavailable
     the database's disk is full        -> 507 storage-full
     the database fails otherwise       -> 500 storage-failed
@@ -68,6 +69,7 @@ MISDIRECTED = ProblemType(
 )
 BUSY = ProblemType(slug="busy", title="Busy", status=HTTPStatus.SERVICE_UNAVAILABLE)
 CONFLICT = ProblemType(slug="conflict", title="Contradicts what is stored", status=HTTPStatus.CONFLICT)
+NO_AGENT = ProblemType(slug="no-agent", title="No agent has such a device", status=HTTPStatus.CONFLICT)
 STORAGE_UNAVAILABLE = ProblemType(
     slug="storage-unavailable", title="The database is not available", status=HTTPStatus.SERVICE_UNAVAILABLE
 )

@@ -1,12 +1,13 @@
-"""The composition root: the API and the pages in one application, served to this machine alone."""
+"""The composition root: API, pages and one local agent, served to this machine alone."""
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from whatfits.service.api.middleware import LoopbackHostMiddleware
 from whatfits.service.app import create_app
 from whatfits.service.domain.planner import Planner
+from whatfits.service.local_agent import LocalAgent
+from whatfits.service.logs import configure_logging
 from whatfits.service.settings import Settings, check_host
 from whatfits.web.client import connect_in_process
 from whatfits.web.routes import add_pages
@@ -14,15 +15,17 @@ from whatfits.web.routes import add_pages
 __all__ = ["build_server_app", "configure_logging", "run"]
 
 
-def build_server_app(settings: Settings, *, planner: Planner | None = None) -> FastAPI:
+def build_server_app(
+    settings: Settings, *, planner: Planner | None = None, local_agent: LocalAgent | None = None
+) -> FastAPI:
     """The API with the pages mounted, which call the API without a network."""
-    app = create_app(settings, planner=planner)
+    app = create_app(settings, planner=planner, local_agent=local_agent)
     add_pages(app, connect_in_process(app))
     return app
 
 
-def run(host: str, port: int) -> None:
-    """Serve until interrupted.
+def run(host: str, port: int, *, agent: bool = True) -> None:
+    """Serve until interrupted; `agent` has this machine measure, too.
 
     Raises:
         InputError: `host` can be reached from other machines.
@@ -30,23 +33,6 @@ def run(host: str, port: int) -> None:
     settings = Settings(host=host, port=port)
     check_host(settings.host, published_on=settings.published_on)
     configure_logging(json=settings.log_json)
-    app = LoopbackHostMiddleware(build_server_app(settings))
-    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
-
-
-def configure_logging(*, json: bool) -> None:
-    """Write structured log lines, as JSON for machines or as text for people."""
-    last: list[structlog.typing.Processor]
-    if json:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    else:
-        plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=False, exception_formatter=plain)]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *last,
-        ],
-    )
+    app = build_server_app(settings, local_agent=LocalAgent(settings) if agent else None)
+    guarded = LoopbackHostMiddleware(app)
+    uvicorn.run(guarded, host=settings.host, port=settings.port, server_header=False)

@@ -1,6 +1,8 @@
 """The server's settings: one frozen object, read from `WHATFITS_*` environment variables or given by the caller."""
 
 import ipaddress
+import tempfile
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -40,6 +42,18 @@ class Settings(BaseSettings):
     """Memory that the process which traces may allocate."""
     max_traces: int = Field(default=2, gt=0)
     """Models traced at a time; further ones wait."""
+    heartbeat_seconds: float = Field(default=3.0, gt=0)
+    """Between two signs of life of an agent."""
+    stale_after_seconds: float = Field(default=15.0, gt=0)
+    """Silence after which an agent counts as gone, and what it had is given to others."""
+    reap_seconds: float = Field(default=5.0, gt=0)
+    """Between two searches for what agents that are gone have left."""
+    queue_poll_seconds: float = Field(default=0.5, gt=0)
+    """Between two looks of an agent into its queue."""
+    store_patience_seconds: float = Field(default=120.0, gt=0)
+    """How long an agent waits for a store that does not take what it measured."""
+    lock_folder: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    """Where agents of one machine keep the locks of its GPUs."""
     log_json: bool = False
     """Write log lines as JSON (for machines) and not as text (for people)."""
 

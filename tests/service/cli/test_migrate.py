@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from whatfits.service.cli import main
+from whatfits.service.engine import Engine
 from whatfits.service.storage.database import open_database
 from whatfits.service.storage.measurements import MeasurementStore
 
@@ -26,6 +27,9 @@ def test_the_tables_and_the_shipped_measurements_are_there(
     page = MeasurementStore(engine).list(limit=1)
     engine.dispose()
     assert len(page.items) == 1
+    jobs = Engine(postgres_url)
+    assert jobs.running() == ()
+    jobs.close()
 
 
 def test_the_environment_names_the_database(

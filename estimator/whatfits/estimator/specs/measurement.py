@@ -23,6 +23,7 @@ __all__ = [
     "MeasurementOutcome",
     "MeasurementResult",
     "MeasurementStatus",
+    "MicroBatchSearch",
     "PhasePeaks",
     "Progress",
     "StepTimes",
@@ -306,3 +307,18 @@ class Measurement(Spec):
     """When it became final."""
     source: str = "local"
     """`local`, or where an imported one comes from."""
+
+
+class MicroBatchSearch(Spec):
+    """The largest micro-batch that a device carries, found by trying."""
+
+    max_micro_batch_size: int | None
+    """The largest that ran; null when not even one sequence did."""
+    smallest_too_large: int | None
+    """The smallest that did not; null when all that were tried ran, up to the limit."""
+    guess: int
+    """The estimate's, where the search began."""
+    limit_bytes: int | None
+    """On a CPU: the bytes of live tensors that were allowed."""
+    probes: tuple[Measurement, ...]
+    """Every run, in order."""

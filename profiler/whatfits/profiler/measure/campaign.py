@@ -15,8 +15,9 @@ from whatfits.estimator.catalog.models import resolve_model
 from whatfits.estimator.profile import EventProgram
 from whatfits.estimator.specs import ModelSpec
 from whatfits.profiler.measure.cases import CPU_CASES, CUDA_CASES, Case
-from whatfits.profiler.measure.prediction import Prediction, case_key, predict
+from whatfits.profiler.measure.prediction import Prediction, predict, recipe_key
 from whatfits.profiler.measure.programs import LocalProgram, compile_here, difference_from_shipped, trace_here
+from whatfits.profiler.measure.recipe import build_recipe
 from whatfits.profiler.measure.report import case_report, event_lines
 
 __all__ = ["TINY", "Campaign", "build_campaign", "run_campaign"]
@@ -82,8 +83,7 @@ def _measure(campaign: Campaign, case: Case, folder: Path) -> dict[str, Any]:
     out = folder / f"{case.name}.json.gz"
     request = {
         "case": case.to_json(),
-        "dims": campaign.model.dims,
-        "tie_embeddings": campaign.model.tie_embeddings,
+        "model": campaign.model.model_dump(mode="json"),
         "device": campaign.device,
         "out": str(out),
     }
@@ -121,11 +121,11 @@ class _Programs:
 
     def program(self, case: Case) -> EventProgram:
         """The program that answers a case."""
-        key = case_key(self._campaign.model, case)
+        key = recipe_key(build_recipe(self._campaign.model, case.training))
         on_cpu = self._campaign.device == "cpu"
         local = self._local.get(key.slug)
         if local is None or local.fallback is not None:
-            return trace_here(key, self._dims(case), on_cpu=on_cpu)
+            return trace_here(key, build_recipe(self._campaign.model, case.training), on_cpu=on_cpu)
         return local.program
 
     def report(self) -> dict[str, Any]:
@@ -137,16 +137,14 @@ class _Programs:
         return compared | {slug: {"same": None, "reason": text} for slug, text in self._problems.items()}
 
     def _compile(self, case: Case) -> None:
-        key = case_key(self._campaign.model, case)
+        key = recipe_key(build_recipe(self._campaign.model, case.training))
         if key.slug in self._local or key.slug in self._problems:
             return
         try:
-            self._local[key.slug] = compile_here(key, self._dims(case))
+            recipe = build_recipe(self._campaign.model, case.training)
+            self._local[key.slug] = compile_here(key, recipe)
         except Exception as error:  # noqa: BLE001  (other classes may compile; the report says what failed)
             self._problems[key.slug] = f"{type(error).__name__}: {error}"
-
-    def _dims(self, case: Case) -> dict[str, int]:
-        return {**self._campaign.model.dims, "b": case.micro_batch_size, "s": case.seq_len}
 
 
 def _predict(
@@ -155,8 +153,7 @@ def _predict(
     if campaign.device == "cuda" and compute_capability is None:
         return None, "no case ran, so the device is unknown"
     try:
-        return predict(
-            campaign.model, case, programs.program(case), compute_capability=compute_capability
-        ), None
+        recipe = build_recipe(campaign.model, case.training)
+        return predict(recipe, programs.program(case), compute_capability=compute_capability), None
     except Exception as error:  # noqa: BLE001  (the measurement is kept; the report says what failed)
         return None, f"{type(error).__name__}: {error}"

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from whatfits.estimator.specs import ActivationCheckpointing, OptimizerSpec, TrainingSpec
+
 __all__ = ["CPU_CASES", "CUDA_CASES", "NUM_STEPS", "Case"]
 
 NUM_STEPS = 3
@@ -34,6 +36,22 @@ class Case:
             *(["ckpt"] if self.checkpointing else []),
         ]
         return "-".join(parts)
+
+    @property
+    def training(self) -> TrainingSpec:
+        """The case as a question would put it."""
+        return TrainingSpec(
+            micro_batch_size=self.micro_batch_size,
+            seq_len=self.seq_len,
+            grad_accum_steps=self.grad_accum_steps,
+            optimizer=OptimizerSpec.model_validate(
+                {"name": self.optimizer, "implementation": self.implementation}
+            ),
+            layerwise_update=self.layerwise,
+            activation_checkpointing=ActivationCheckpointing.FULL
+            if self.checkpointing
+            else ActivationCheckpointing.NONE,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Fields as plain data."""

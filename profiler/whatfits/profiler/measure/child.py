@@ -1,6 +1,6 @@
 """One measured run in a process of its own: `python -m whatfits.profiler.measure.child`, a request on stdin.
 
-The request is JSON: case, dims, tie_embeddings, device, out. The result goes to `out` as gzipped JSON; a run that fails, for
+The request is JSON: case, model, device, out. The result goes to `out` as gzipped JSON; a run that fails, for
 want of memory or otherwise, is a result with an error.
 """
 
@@ -13,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from whatfits.profiler.measure.cases import Case
+from whatfits.estimator.specs import ModelSpec
+from whatfits.profiler.measure.cases import NUM_STEPS, Case
 from whatfits.profiler.measure.driver import describe_environment
 from whatfits.profiler.measure.probes import CpuProbe, CudaProbe
+from whatfits.profiler.measure.recipe import build_recipe
 from whatfits.profiler.measure.training_run import train
 
 __all__ = ["main", "measure"]
@@ -27,13 +29,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"case": request["case"], "error": None}
     probe = CudaProbe() if device == "cuda" else CpuProbe()
     try:
-        result["losses"] = train(
-            Case(**request["case"]),
-            request["dims"],
-            tie_embeddings=request["tie_embeddings"],
-            device=device,
-            probe=probe,
-        )
+        recipe = build_recipe(ModelSpec.model_validate(request["model"]), Case(**request["case"]).training)
+        train(recipe, device, probe, num_steps=NUM_STEPS)
         result["events"] = asdict(probe.events())
     except Exception as error:  # noqa: BLE001  (whatever stops one run is that run's result)
         result["error"] = {

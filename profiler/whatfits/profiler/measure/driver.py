@@ -9,9 +9,17 @@ from typing import Any
 
 import torch
 
+from whatfits.estimator.specs import MeasuredEnvironment
 from whatfits.estimator.units import MIB
 
-__all__ = ["describe_environment", "driver_used_bytes", "find_commit", "nvidia_smi", "nvml_used_bytes"]
+__all__ = [
+    "describe_environment",
+    "driver_used_bytes",
+    "find_commit",
+    "measured_environment",
+    "nvidia_smi",
+    "nvml_used_bytes",
+]
 
 _TIMEOUT_SECONDS = 30
 
@@ -67,6 +75,25 @@ def describe_environment(device: str) -> dict[str, Any]:
         found = nvidia_smi("uuid", "driver_version", "memory.total")
         described |= dict(zip(("gpu_uuid", "driver", "nvidia_smi_total_mib"), found or [""] * 3, strict=True))
     return described
+
+
+def measured_environment(device: str, library: tuple[str, str] | None) -> MeasuredEnvironment:
+    """The same as a spec, with the library that the optimizer comes from where it is neither ours nor torch's."""
+    found = describe_environment(device)
+    packages = {name: found[name] for name in ("torch", "transformers")}
+    uuid = found.get("gpu_uuid")
+    return MeasuredEnvironment(
+        device_name=found.get("gpu") or platform.processor() or platform.machine(),
+        gpu_uuids=(uuid,) if uuid else (),
+        device_total_bytes=found.get("gpu_total_bytes"),
+        compute_capability=found.get("compute_capability"),
+        driver=found.get("driver") or None,
+        packages=packages if library is None else {**packages, library[0]: library[1]},
+        torch_cuda=found["torch_cuda"],
+        python=found["python"],
+        platform=found["platform"],
+        commit=found["commit"],
+    )
 
 
 def _output(command: list[str]) -> str | None:

@@ -5,26 +5,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from whatfits.estimator.catalog.gpus import load_gpus
-from whatfits.estimator.memory.classes import profile_key
+from whatfits.estimator.errors import UnsupportedError
+from whatfits.estimator.memory.classes import MIN_LAYERS, profile_key, rank_tensors
 from whatfits.estimator.memory.compose import StepMemory
+from whatfits.estimator.memory.loop import loop_of
+from whatfits.estimator.memory.optimizers.device_scratch import DEVICE_SCRATCH
 from whatfits.estimator.memory.peak import rounded_sizes
-from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.rank import OptimizerOnRank, RankTensors
+from whatfits.estimator.memory.placement import placement_of
+from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.replay import ALLOC, replay
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, ProfileKey, build_table
 from whatfits.estimator.specs import (
-    ActivationCheckpointing,
     GpuSpec,
-    ModelSpec,
-    OptimizerSpec,
     PeakPhase,
     TrainingSpec,
 )
-from whatfits.profiler.measure.cases import Case
 from whatfits.profiler.measure.events import EventList
+from whatfits.profiler.measure.programs import trace_here
+from whatfits.profiler.measure.recipe import Recipe
 
-__all__ = ["Peaks", "Prediction", "case_key", "predict"]
+__all__ = ["Peaks", "Prediction", "UntracedError", "predict", "recipe_key", "traced_peak_on_cpu"]
 
 _PHASES = tuple(PeakPhase)
 _DEVICE_SCALAR_BYTES = 4
@@ -48,31 +49,27 @@ class Prediction:
     peaks: Peaks
 
 
-def case_key(model: ModelSpec, case: Case) -> ProfileKey:
-    """Structure class a case falls into."""
-    checkpointing = ActivationCheckpointing.FULL if case.checkpointing else ActivationCheckpointing.NONE
-    training = TrainingSpec(
-        activation_checkpointing=checkpointing, micro_batch_size=case.micro_batch_size, seq_len=case.seq_len
-    )
-    return profile_key(model, training)
+def recipe_key(recipe: Recipe) -> ProfileKey:
+    """Structure class a recipe falls into; any depth has one, also those that no table covers."""
+    deep = recipe.model.model_copy(update={"num_layers": max(recipe.model.num_layers, MIN_LAYERS)})
+    return profile_key(deep, recipe.training)
 
 
-def predict(
-    model: ModelSpec, case: Case, program: EventProgram, *, compute_capability: str | None
-) -> Prediction:
-    """Predict a case from the event program of its class.
+def predict(recipe: Recipe, program: EventProgram, *, compute_capability: str | None) -> Prediction:
+    """Predict a recipe from the event program of its class.
 
     `compute_capability` is the device's; None on a CPU, where neither cuBLAS workspaces nor the allocator's blocks
     exist and the optimizer's scalars are left out as they are in the recording.
     """
     on_cpu = compute_capability is None
-    memory = _step_memory(model, case, program, compute_capability or "9.0")
+    memory = _step_memory(recipe, program, compute_capability or "9.0")
+    training = recipe.training
     timeline = build_timeline(
         memory,
         program,
-        micro_batch_size=case.micro_batch_size,
-        seq_len=case.seq_len,
-        grad_accum_steps=case.grad_accum_steps,
+        micro_batch_size=training.micro_batch_size,
+        seq_len=training.seq_len,
+        grad_accum_steps=training.grad_accum_steps,
     )
     events = _events(timeline, on_cpu=on_cpu)
     if on_cpu:
@@ -87,26 +84,48 @@ def predict(
             requested_bytes=replayed.peak_requested_bytes,
             allocated_bytes=replayed.peak_allocated_bytes,
             reserved_bytes=replayed.peak_reserved_bytes,
-            table_requested_bytes=_table_peak(memory, case),
+            table_requested_bytes=_table_peak(memory, training),
         ),
     )
 
 
-def _table_peak(memory: StepMemory, case: Case) -> int | None:
+class UntracedError(Exception):
+    """A run whose trace with the CPU's kernels is not known."""
+
+
+def traced_peak_on_cpu(recipe: Recipe) -> int:
+    """The most bytes of live tensors in a recipe's steps, by a trace with the CPU's kernels and the optimizer's program.
+
+    Raises:
+        UntracedError: the trace does not cover the recipe; the message is a sentence for a reader of the result.
+    """
+    try:
+        program = trace_here(recipe_key(recipe), recipe, on_cpu=True)
+        found = predict(recipe, program, compute_capability=None).peaks.requested_bytes
+    except (UnsupportedError, NotImplementedError) as error:
+        raise UntracedError(f"There is no trace beside this measurement: {error}") from error
+    assert found is not None, "every prediction has it"
+    return found
+
+
+def _table_peak(memory: StepMemory, training: TrainingSpec) -> int | None:
     """Peak of the count table, each tensor rounded up to 512; None for the direct trace of one point, which has none."""
     dims = memory.tensors.model.dims
     if dims["L"] < memory.table.first_layers:
         return None
-    sizes = rounded_sizes(memory.table, memory.symbols(case.micro_batch_size, case.seq_len))
-    return int(memory.peaks(sizes, accumulated=np.array([case.grad_accum_steps > 1])).nbytes[0])
+    sizes = rounded_sizes(memory.table, memory.symbols(training.micro_batch_size, training.seq_len))
+    return int(memory.peaks(sizes, accumulated=np.array([training.grad_accum_steps > 1])).nbytes[0])
 
 
-def _step_memory(model: ModelSpec, case: Case, program: EventProgram, compute_capability: str) -> StepMemory:
-    tensors = RankTensors(model, program.parameters, program.buffers, Placement.SINGLE)
-    spec = OptimizerSpec.model_validate({"name": case.optimizer, "implementation": case.implementation})
+def _step_memory(recipe: Recipe, program: EventProgram, compute_capability: str) -> StepMemory:
+    training, axes = recipe.training, recipe.parallelism
+    table = build_table(program)
+    tensors = rank_tensors(recipe.model, table, training, placement_of(axes), axes.dp_shard_degree)
     return StepMemory(
-        table=build_table(program),
-        optimizer=OptimizerOnRank.build(tensors, spec, layerwise=case.layerwise),
+        table=table,
+        optimizer=OptimizerOnRank.build(
+            tensors, training.optimizer, layerwise=training.layerwise_update, loop=loop_of(training)
+        ),
         gpu=_gpu(compute_capability),
     )
 
@@ -125,7 +144,8 @@ def _events(timeline: Timeline, *, on_cpu: bool) -> EventList:
         if index in starts:
             events.starts.append(len(events))
         if kind == ALLOC:
-            if on_cpu and _not_on_cpu(CATEGORIES[category], nbytes):
+            origin = timeline.origins[timeline.origin[index]]
+            if on_cpu and _not_on_cpu(CATEGORIES[category], nbytes, origin.op):
                 continue
             sizes[block] = nbytes
             events.add(nbytes, block, _label(timeline, index))
@@ -134,9 +154,13 @@ def _events(timeline: Timeline, *, on_cpu: bool) -> EventList:
     return events
 
 
-def _not_on_cpu(category: str, nbytes: int) -> bool:
-    """The fused optimizer's `step` lives on the device; in the recording of a CPU run all such scalars are left out."""
-    return category == "workspace" or (category == "optimizer_states" and nbytes == _DEVICE_SCALAR_BYTES)
+def _not_on_cpu(category: str, nbytes: int, op: str) -> bool:
+    """What a CPU run's recording has not: cuBLAS' workspaces, what CUDA's kernels take inside, the optimizer's scalars.
+
+    The fused optimizer's `step` lives on the device; in the recording of a CPU run all such scalars are left out.
+    """
+    is_scalar = category in ("optimizer_states", "temporaries") and nbytes == _DEVICE_SCALAR_BYTES
+    return category == "workspace" or op == DEVICE_SCRATCH or (is_scalar and category == "optimizer_states")
 
 
 def _label(timeline: Timeline, index: int) -> str:

@@ -1,9 +1,9 @@
 """What watches a training run: the caching allocator's own history on CUDA, a dispatch mode on the CPU."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -43,8 +43,8 @@ class Probe(Protocol):
         """A new phase begins, of the same step unless told otherwise."""
         ...
 
-    def in_optimizer(self) -> AbstractContextManager[None]:
-        """Active while an optimizer's `step()` runs."""
+    def stepping(self, *, begins: bool) -> None:
+        """An optimizer's `step()` begins or ends; one may lie in another."""
         ...
 
 
@@ -85,6 +85,7 @@ _STATS = {
     "peak_allocated_bytes": "allocated_bytes.all.peak",
     "peak_reserved_bytes": "reserved_bytes.all.peak",
     "peak_requested_bytes": "requested_bytes.all.peak",
+    "peak_active_bytes": "active_bytes.all.peak",
     "num_segments": "segment.all.current",
     "num_alloc_retries": "num_alloc_retries",
     "num_ooms": "num_ooms",
@@ -93,10 +94,11 @@ _STATS = {
 
 
 class CudaProbe(_Phases):
-    """Reads the allocator's history and counters."""
+    """Reads the allocator's counters and, unless told otherwise, its history."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_history: bool = True) -> None:
         super().__init__()
+        self._keeps_history = keeps_history
         self.driver: dict[str, int | None] = {}
         self.trace = AllocatorTrace()
 
@@ -107,7 +109,8 @@ class CudaProbe(_Phases):
         torch.cuda.init()
         self.driver["cuda_used_after_context"] = driver_used_bytes()
         self.driver["nvml_used_after_context"] = nvml_used_bytes()
-        start_recording()
+        if self._keeps_history:
+            start_recording()
         try:
             yield
         finally:
@@ -115,11 +118,11 @@ class CudaProbe(_Phases):
             self.driver["cuda_used_at_end"] = driver_used_bytes()
             self.driver["nvml_used_at_end"] = nvml_used_bytes()
             self.driver["reserved_at_end"] = torch.cuda.memory_reserved()
-            self.trace = stop_recording()
+            if self._keeps_history:
+                self.trace = stop_recording(torch.cuda.current_device())
 
-    def in_optimizer(self) -> AbstractContextManager[None]:
+    def stepping(self, *, begins: bool) -> None:
         """Nothing to note."""
-        return nullcontext()
 
     def _read(self) -> tuple[int, dict[str, int]]:
         stats = torch.cuda.memory_stats()
@@ -136,22 +139,47 @@ class CudaProbe(_Phases):
         return events
 
 
+class CappedRecorder(StorageRecorder):
+    """Records what real kernels allocate on the host; as if there were only so much memory, where a cap is given."""
+
+    def __init__(self, memory_cap_bytes: int | None, current_module: Callable[[], str]) -> None:
+        super().__init__(
+            device_type="cpu",
+            current_module=current_module,
+            temporaries=lambda *_: [],
+            in_place=in_place_on_device,
+            scalar_answer=None,
+        )
+        self._cap = memory_cap_bytes
+        self._live_bytes = 0
+        self._sizes: dict[int, int] = {}
+
+    def _new_block(self, nbytes: int, op: str, *, internal: bool, formula: tuple[Any, ...] = ()) -> int:
+        if self._cap is not None and self._live_bytes + nbytes > self._cap:
+            raise MemoryError(
+                f"{op} wants {nbytes} bytes more than the {self._live_bytes} that are live; "
+                f"memory_cap_bytes is {self._cap}"
+            )
+        block = super()._new_block(nbytes, op, internal=internal, formula=formula)
+        self._live_bytes += nbytes
+        self._sizes[block] = nbytes
+        return block
+
+    def _free(self, key: int, block: int) -> None:
+        super()._free(key, block)
+        self._live_bytes -= self._sizes.pop(block, 0)
+
+
 _RECORDER_PHASES: dict[str, Phase] = {"forward": "forward", "loss": "loss", "backward": "backward"}
 
 
 class CpuProbe(_Phases):
     """Records tensor storages through the tracer's dispatch mode while real kernels run."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory_cap_bytes: int | None = None) -> None:
         super().__init__()
-        self._optimizer = False
-        self.recorder = StorageRecorder(
-            device_type="cpu",
-            current_module=lambda: "optimizer" if self._optimizer else "",
-            temporaries=lambda *_: [],
-            in_place=in_place_on_device,
-            scalar_answer=None,
-        )
+        self._optimizer_depth = 0
+        self.recorder = CappedRecorder(memory_cap_bytes, lambda: "optimizer" if self._optimizer_depth else "")
 
     @contextmanager
     def recording(self, device: str) -> Iterator[None]:  # noqa: ARG002  (there is one CPU)
@@ -164,14 +192,9 @@ class CpuProbe(_Phases):
         super().enter(phase, step=step)
         self.recorder.phase = _RECORDER_PHASES.get(phase, "end")
 
-    @contextmanager
-    def in_optimizer(self) -> Iterator[None]:
-        """Allocations are the optimizer's."""
-        self._optimizer = True
-        try:
-            yield
-        finally:
-            self._optimizer = False
+    def stepping(self, *, begins: bool) -> None:
+        """Allocations between are the optimizer's."""
+        self._optimizer_depth += 1 if begins else -1
 
     def _read(self) -> tuple[int, dict[str, int]]:
         return len(self.recorder.tokens), {}

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from whatfits.estimator.errors import UnsupportedError
+from whatfits.estimator.memory.keep_outputs import keep_outputs
 from whatfits.estimator.profile import (
     EventProgram,
     ProfileKey,
@@ -13,12 +14,12 @@ from whatfits.estimator.profile import (
     load_program,
 )
 from whatfits.profiler.measure.cpu_kernels import CpuKernelTracer
+from whatfits.profiler.measure.recipe import Recipe
 from whatfits.profiler.trace.classes import shipped_structures, with_sequence
 from whatfits.profiler.trace.compile import StructureError, compile_program
 from whatfits.profiler.trace.direct import program_of_trace
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.model import build_model, head_name, traced_parameters
-from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.sizes import SizeFitError
 from whatfits.profiler.trace.stack import running_stack
 from whatfits.profiler.trace.training_step import MicroBatchTracer, assign_categories, trace_micro_batch
@@ -34,7 +35,7 @@ class LocalProgram:
     fallback: str | None = None
 
 
-def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
+def compile_here(key: ProfileKey, recipe: Recipe) -> LocalProgram:
     """Compile a class with the libraries of this machine, or trace one point of it if it does not compile."""
     eights = replace(key, sequence="eights")
     structure = with_sequence(next(s for s in shipped_structures() if s.key == eights), key.sequence)
@@ -42,23 +43,24 @@ def compile_here(key: ProfileKey, dims: Dims) -> LocalProgram:
     try:
         program = compile_program(structure, running_stack(), trace)
     except (StructureError, SizeFitError) as error:
-        return LocalProgram(program=trace_here(key, dims, on_cpu=False), fallback=str(error)[:1000])
+        return LocalProgram(program=trace_here(key, recipe, on_cpu=False), fallback=str(error)[:1000])
     return LocalProgram(program=program)
 
 
-def trace_here(key: ProfileKey, dims: Dims, *, on_cpu: bool) -> EventProgram:
+def trace_here(key: ProfileKey, recipe: Recipe, *, on_cpu: bool) -> EventProgram:
     """Trace one point directly, with the kernels of a CUDA device or of the CPU."""
-    options = StepOptions(tie_embeddings=key.tied, checkpointing=key.checkpointing)
-    model = build_model(dims, options)
-    tracer = (CpuKernelTracer if on_cpu else MicroBatchTracer)(model)
-    parts = tracer.micro_batch(dims["b"], dims["s"])
+    dims = recipe.dims
+    model = build_model(dims, recipe.options)
+    tracer = (CpuKernelTracer if on_cpu else MicroBatchTracer)(model, recipe.options)
+    parts = tracer.micro_batch(dims["b"], dims["s"], target_len=dims.get("t"))
     assign_categories(parts, head_name(model))
     trace = Trace(
         parts=parts,
         parameters=traced_parameters(model),
         buffers=tuple((n, b.untyped_storage().nbytes()) for n, b in model.named_buffers()),
     )
-    return program_of_trace(trace, key, dims["L"], running_stack())
+    program = program_of_trace(trace, key, dims["L"], running_stack())
+    return keep_outputs(program, recipe.training.loop.keep_outputs)
 
 
 def difference_from_shipped(program: EventProgram) -> dict[str, Any]:

@@ -1,118 +1,183 @@
-"""The training loop that is measured: plain PyTorch around an unchanged Hugging Face causal language model.
+"""The training loop that is measured: plain PyTorch around an unchanged Hugging Face model.
 
-Its conventions are those of the traced loop: token ids and labels as two int64 tensors, no attention mask, only the
-loss kept from the output, gradients set to None after the step, then the loss and the inputs dropped.
+Its conventions are those of the traced loop: the inputs of a micro-batch are made where it begins, only the loss is
+kept from the output unless the recipe says otherwise, forward runs under autocast in the mixed precisions, gradients
+are set to None after the step, then the loss and the inputs are dropped.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
-from whatfits.profiler.measure.cases import NUM_STEPS, Case
+from whatfits.estimator.specs import KeepOutputs, Precision
+from whatfits.optim_impls import LayerwiseOptimizer
+from whatfits.profiler.measure.inputs import make_inputs
+from whatfits.profiler.measure.master_weights import MasterWeights
+from whatfits.profiler.measure.optimizers import MAX_GRAD_NORM, build_recipe_optimizer
 from whatfits.profiler.measure.probes import Probe
-from whatfits.profiler.trace.model import build_model
-from whatfits.profiler.trace.options import Dims, StepOptions
+from whatfits.profiler.measure.recipe import Recipe
+from whatfits.profiler.trace.model import build_model, causal_model
 
-__all__ = ["train"]
+__all__ = ["TrainingRun", "build_real_model", "place", "train", "undisturbed"]
 
-_LEARNING_RATE = 1e-4
-
-
-def train(case: Case, dims: Dims, *, tie_embeddings: bool, device: str, probe: Probe) -> list[float]:
-    """Run the case's steps under a probe; returns the loss of each step."""
-    torch.manual_seed(0)
-    options = StepOptions(
-        tie_embeddings=tie_embeddings, checkpointing="full" if case.checkpointing else "none"
-    )
-    model = build_model(dims, options, device="cpu")
-    gc.collect()
-    gc.disable()  # a collection would free tensors at moments of its own
-    try:
-        with probe.recording(device):
-            probe.enter("setup", step=-1)
-            _place(model, device)
-            return _steps(case, model, dims["V"], device, probe)
-    finally:
-        gc.enable()
+_AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
+_LOSS_SCALE = 2.0**8
+"""A first loss scale under which no step is skipped, as one with too large a scale would be."""
 
 
-def _place(model: nn.Module, device: str) -> None:
+def build_real_model(recipe: Recipe, device: str) -> nn.Module:
+    """The model with random weights drawn from the recipe's seed, made on a device."""
+    torch.manual_seed(recipe.seed)
+    return build_model(recipe.dims, recipe.options, device=device)
+
+
+def place(model: nn.Module, device: str) -> None:
     """Copy parameters and buffers to the device in the order of `Module.to`, also when that is where they are."""
     model._apply(lambda tensor: tensor.to(device, copy=True))
 
 
-def _steps(case: Case, model: nn.Module, vocab_size: int, device: str, probe: Probe) -> list[float]:
-    optimizer = _install_optimizer(case, model, probe)
-    shape = (case.micro_batch_size, case.seq_len)
-    losses: list[float] = []
-    with _loss_phase(model, probe):
-        for step in range(NUM_STEPS):
-            for micro_batch in range(case.grad_accum_steps):
-                probe.enter("forward", step=step)
-                input_ids = torch.randint(vocab_size, shape, device=device)
-                labels = torch.randint(vocab_size, shape, device=device)
-                loss = model(input_ids=input_ids, labels=labels).loss
-                probe.enter("backward", step=step)
-                loss.backward()
-                if micro_batch < case.grad_accum_steps - 1:
-                    del loss, input_ids, labels
-            probe.enter("optimizer_step", step=step)
-            losses.append(float(loss.item()))
-            if optimizer is not None:
-                with probe.in_optimizer():
-                    optimizer.step()
-                optimizer.zero_grad()
-            del loss, input_ids, labels
-    probe.enter("end", step=NUM_STEPS)
-    return losses
-
-
-def build_optimizer(case: Case, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The case's optimizer over some parameters."""
-    flags: dict[str, Any] = {
-        "for_loop": {"foreach": False, "fused": False},
-        "foreach": {"foreach": True},
-        "fused": {"fused": True},
-    }[case.implementation]
-    make: Callable[..., torch.optim.Optimizer] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[
-        case.optimizer
-    ]
-    return make(parameters, lr=_LEARNING_RATE, **flags)
-
-
-def _install_optimizer(case: Case, model: nn.Module, probe: Probe) -> torch.optim.Optimizer | None:
-    """One optimizer for all parameters, or with a layer-wise update one per parameter, run by its gradient's hook."""
-    if not case.layerwise:
-        return build_optimizer(case, list(model.parameters()))
-    optimizers = {parameter: build_optimizer(case, [parameter]) for parameter in model.parameters()}
-
-    def update(parameter: torch.Tensor) -> None:
-        assert isinstance(parameter, nn.Parameter)
-        optimizer = optimizers[parameter]
-        with probe.in_optimizer():
-            optimizer.step()
-        optimizer.zero_grad()
-
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(update)
-    return None
-
-
 @contextmanager
-def _loss_phase(model: nn.Module, probe: Probe) -> Iterator[None]:
-    """Tell the probe when the model's forward comes to its loss function."""
-    original: Callable[..., torch.Tensor] = getattr(model, "loss_function")  # noqa: B009  (nn.Module types it a tensor)
-
-    def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:  # the model's own signature
-        probe.enter("loss")
-        return original(*args, **kwargs)
-
-    model.loss_function = loss_function  # type: ignore[assignment]
+def undisturbed() -> Iterator[None]:
+    """Without garbage collections, which free tensors at moments of their own."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
     try:
         yield
     finally:
-        model.loss_function = original  # type: ignore[assignment]
+        if was_enabled:
+            gc.enable()
+
+
+class TrainingRun:
+    """A model and its optimizer, trained one step at a time; the probe is told where the loop stands."""
+
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, device: str, probe: Probe, *, interval: int | None = None
+    ) -> None:
+        """Make the optimizer.
+
+        Args:
+            recipe: what is trained.
+            model: on its device.
+            device: of the inputs.
+            probe: is told.
+            interval: steps between refreshes, the recipe's own where left out.
+        """
+        training = recipe.training
+        self.recipe, self.model, self.device, self.probe = recipe, model, device, probe
+        self.masters = MasterWeights(model) if training.precision is Precision.BF16_MASTER else None
+        trained = model if self.masters is None else self.masters.named
+        self.optimizer = build_recipe_optimizer(recipe, trained, interval=interval)
+        self.scaler: torch.amp.GradScaler | None = None
+        if training.precision is Precision.FP16_MIXED:
+            self.scaler = torch.amp.GradScaler(device, init_scale=_LOSS_SCALE)
+
+    def steps(self, numbers: range, done: Callable[[int], object] = lambda _number: None) -> None:
+        """Run some steps; `done` hears the number of each."""
+        with self._instrumented():
+            for number in numbers:
+                self._step(number)
+                done(number)
+
+    def close(self) -> None:
+        """Drop the optimizer and what it holds, and the gradients."""
+        if isinstance(self.optimizer, LayerwiseOptimizer):
+            self.optimizer.remove_hooks()
+        self.model.zero_grad(set_to_none=True)
+        del self.optimizer, self.masters, self.scaler
+
+    def _step(self, number: int) -> None:
+        training, probe = self.recipe.training, self.probe
+        loop = training.loop
+        if loop.empty_cache_each_step and self.device != "cpu":
+            torch.cuda.empty_cache()
+        for micro_batch in range(training.grad_accum_steps):
+            probe.enter("forward", step=number)
+            given = make_inputs(self.recipe, self.model, torch.device(self.device))
+            with self._autocast():
+                outputs = self.model(**given)
+                loss = outputs.loss
+                if loop.keep_outputs is KeepOutputs.NO:
+                    del outputs
+            probe.enter("backward", step=number)
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
+            if loop.keep_outputs is KeepOutputs.BACKWARD:
+                del outputs
+            if micro_batch < training.grad_accum_steps - 1:
+                if loop.keep_outputs is KeepOutputs.STEP:
+                    del outputs
+                del loss, given
+        probe.enter("optimizer_step", step=number)
+        self._update()
+        if loop.keep_outputs is KeepOutputs.STEP:
+            del outputs
+        del loss, given
+        probe.enter("rest", step=number)
+
+    def _update(self) -> None:
+        """Unscale, clip, copy to master precision, step, drop the gradients: in the order in which that is modelled."""
+        training = self.recipe.training
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if training.gradient_clipping:
+            nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
+        if self.masters is not None:
+            self.masters.take_gradients()
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        if self.masters is not None:
+            self.masters.write_back()
+        set_to_none = training.loop.set_grads_to_none
+        self.model.zero_grad(set_to_none=set_to_none)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(self.recipe.training.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
+
+    @contextmanager
+    def _instrumented(self) -> Iterator[None]:
+        """Tell the probe when forward comes to the loss function, and when an optimizer's `step()` begins and ends."""
+        causal: Any = causal_model(self.model)
+        original: Any = getattr(causal, "loss_function", None)
+
+        def loss_function(*args: Any, **kwargs: Any) -> torch.Tensor:  # the model's own signature
+            self.probe.enter("loss")
+            result: torch.Tensor = original(*args, **kwargs)
+            return result
+
+        if original is not None:
+            causal.loss_function = loss_function
+        hooks = [
+            register_optimizer_step_pre_hook(lambda *_: self.probe.stepping(begins=True)),
+            register_optimizer_step_post_hook(lambda *_: self.probe.stepping(begins=False)),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+            if original is not None:
+                causal.loss_function = original
+
+
+def train(recipe: Recipe, device: str, probe: Probe, *, num_steps: int, interval: int | None = None) -> None:
+    """Build a model on the host, move it to the device and run its first steps, all of it under a probe."""
+    model = build_real_model(recipe, "cpu")
+    with undisturbed(), probe.recording(device):
+        probe.enter("setup", step=-1)
+        place(model, device)
+        run = TrainingRun(recipe, model, device, probe, interval=interval)
+        run.steps(range(num_steps))
+        probe.enter("end", step=num_steps)

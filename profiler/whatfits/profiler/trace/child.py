@@ -38,13 +38,13 @@ import importlib
 import importlib.util
 import json
 import logging
-import os
 import platform
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
+from whatfits.profiler.answers import claim_standard_output, write_answer
 from whatfits.profiler.trace.protocol import options_from_json, trace_to_json
 from whatfits.profiler.trace.stack import STACK_PACKAGES, installed_versions, outdated
 
@@ -55,17 +55,17 @@ Json = dict[str, Any]  # Any: whatever JSON holds
 
 def main() -> int:
     """Introduce this interpreter, then answer requests until there are no more."""
-    answers = _claim_standard_output()
+    answers = claim_standard_output()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     trouble = _trouble()
     if trouble is not None:
-        _write(answers, {"error": trouble})
+        write_answer(answers, {"error": trouble})
         return 2
-    _write(answers, {"python": platform.python_version(), "versions": installed_versions()})
+    write_answer(answers, {"python": platform.python_version(), "versions": installed_versions()})
     for line in sys.stdin:
         for answer in answer_request(line):
-            _write(answers, answer)
+            write_answer(answers, answer)
     return 0
 
 
@@ -131,19 +131,6 @@ def _describe(error: Exception) -> Json:
     package = error.name if isinstance(error, ModuleNotFoundError) else None
     known = {"package": package} if package else {}
     return {**known, "type": type(error).__name__, "message": str(error)[:2000]}
-
-
-def _claim_standard_output() -> TextIO:
-    """Standard output for the answers alone; what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    return answers
-
-
-def _write(answers: TextIO, answer: Json) -> None:
-    answers.write(json.dumps(answer, separators=(",", ":")) + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from whatfits.service.backend import Backend
+from whatfits.service.domain.measurements import Measurements
 from whatfits.service.domain.planner import Planner
 
-__all__ = ["PlannerDep"]
+__all__ = ["BackendDep", "MeasurementsDep", "PlannerDep"]
 
 
 def _planner_of(request: Request) -> Planner:
@@ -14,4 +16,16 @@ def _planner_of(request: Request) -> Planner:
     return planner
 
 
+def _backend_of(request: Request) -> Backend:
+    backend: Backend = request.app.state.backend
+    return backend
+
+
+# Not async: it may wait for the database, and FastAPI then runs it in a thread.
+def _measurements_of(request: Request) -> Measurements:
+    return _backend_of(request).measurements()
+
+
+BackendDep = Annotated[Backend, Depends(_backend_of)]
+MeasurementsDep = Annotated[Measurements, Depends(_measurements_of)]
 PlannerDep = Annotated[Planner, Depends(_planner_of)]

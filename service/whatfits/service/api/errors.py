@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -13,7 +13,7 @@ from starlette.responses import Response
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs.validation import describe_errors
 from whatfits.service import problems
-from whatfits.service.api.schemas import EstimateOptions
+from whatfits.service.domain.measurements import NoAgentError
 from whatfits.service.problems import (
     FieldProblem,
     ProblemType,
@@ -55,6 +55,7 @@ _PROBLEMS_BY_ERROR: dict[type[Exception], ProblemType] = {
     TracingBusyError: problems.BUSY,
     NotFoundError: problems.NOT_FOUND,
     ConflictError: problems.CONFLICT,
+    NoAgentError: problems.NO_AGENT,
     StorageUnavailableError: problems.STORAGE_UNAVAILABLE,
     StorageFullError: problems.STORAGE_FULL,
     StorageError: problems.STORAGE_FAILED,
@@ -92,7 +93,7 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     if isinstance(error.body, bytes):
         detail = "The request body must be JSON, sent with Content-Type: application/json."
         return build_problem_response(problems.UNSUPPORTED_MEDIA_TYPE, detail=detail, instance=path)
-    errors = (*_describe_body_errors(error, _find_spec(request)), *_describe_query_errors(error))
+    errors = (*_describe_body_errors(error, _find_spec(request)), *_describe_other_errors(error))
     more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
     return build_problem_response(
         problems.INVALID_INPUT, detail=errors[0].detail + more, instance=path, errors=errors
@@ -110,7 +111,8 @@ def _answer_with(kind: ProblemType) -> Callable[[Request, Exception], Response]:
 
 def _answer_input_error(request: Request, error: InputError) -> Response:
     kind = problems.UNSUPPORTED if isinstance(error, UnsupportedError) else problems.INVALID_INPUT
-    described = _describe_field(_place_of_field(error.field), error)
+    place = None if error.field in request.query_params else _place_of_field(error.field)
+    described = _describe_field(place, error)
     return build_problem_response(kind, detail=str(error), instance=request.url.path, errors=(described,))
 
 
@@ -144,10 +146,10 @@ def _describe_body_errors(
     )
 
 
-def _describe_query_errors(error: RequestValidationError) -> tuple[FieldProblem, ...]:
-    """One field problem for each query parameter that is wrong."""
-    causes = describe_errors(_details(error, "query"), EstimateOptions)
-    return tuple(_describe_field(None, cause) for cause in causes)
+def _describe_other_errors(error: RequestValidationError) -> tuple[FieldProblem, ...]:
+    """One field problem for each query parameter, header or part of the path that is wrong."""
+    details = [detail for source in ("query", "header", "path") for detail in _details(error, source)]
+    return tuple(_describe_field(None, cause) for cause in describe_errors(details, _find_options(request)))
 
 
 # Pydantic's error details hold whatever was sent.
@@ -175,6 +177,22 @@ def _holds(value: object, part: str | int) -> bool:
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, dict) and part in value
+
+
+def _find_options(request: Request) -> type[BaseModel] | None:
+    """The model of the query parameters that the endpoint of `request` takes."""
+    hints = get_type_hints(request.scope["endpoint"], include_extras=True).values()
+    annotated = (get_args(hint) for hint in hints if get_origin(hint) is Annotated)
+    return next(
+        (
+            kind
+            for kind, *extras in annotated
+            if isinstance(kind, type)
+            and issubclass(kind, BaseModel)
+            and any(isinstance(extra, params.Query) for extra in extras)
+        ),
+        None,
+    )
 
 
 def _find_spec(request: Request) -> type[BaseModel] | None:

@@ -16,6 +16,10 @@ _QUESTION_ERRORS = {
     "422": "A value cannot be used, or is not modelled yet",
     "503": "Too many models are being traced for other questions",
 }
+_STORAGE_ERRORS = {
+    "503": "The database does not answer, or too many models are being traced",
+    "507": "The database's disk is full",
+}
 _SCHEMA_REF = "#/components/schemas/{model}"
 
 
@@ -44,8 +48,15 @@ def _with_problems(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _add_problem_responses(operation: dict[str, Any]) -> None:
+    """Those that the route declares, those of every question, and the one that nobody expects."""
     responses = operation["responses"]
-    errors = _QUESTION_ERRORS if "requestBody" in operation else {}
+    errors = {status: body["description"] for status, body in responses.items() if status[0] in "45"}
+    if "422" in errors:
+        errors["422"] = _QUESTION_ERRORS["422"]
+    if "requestBody" in operation:
+        errors |= _QUESTION_ERRORS
+    if operation["tags"] == ["measurements"]:
+        errors |= _STORAGE_ERRORS
     for status, description in {**errors, "500": "The server met a problem of its own"}.items():
         schema = {"$ref": _SCHEMA_REF.format(model=Problem.__name__)}
         responses[status] = {"description": description, "content": {PROBLEM_MEDIA_TYPE: {"schema": schema}}}

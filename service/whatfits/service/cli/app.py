@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from whatfits.service.cli import catalog, estimate, measurements, migrate, plan, serve, trace
+from whatfits.service.cli import agent, catalog, estimate, measure, measurements, migrate, plan, serve, trace
 from whatfits.service.cli.exit_codes import ExitCode
 
 _EPILOG = (
@@ -30,7 +30,12 @@ app.command("models", short_help="The models of the catalog.")(catalog.models)
 app.command("gpus", short_help="The GPUs of the catalog.")(catalog.gpus)
 app.command("optimizers", short_help="The optimizers whose memory is modelled.")(catalog.optimizers)
 app.command("trace", short_help="Make a model's memory profile with your libraries.")(trace.trace)
+app.command("measure", short_help="Real training steps on this machine, beside the estimate.")(
+    measure.measure
+)
 app.command("serve", short_help="The web page and the REST API, on this machine.")(serve.serve)
+app.command("agent", short_help="Measure on this machine what others ask for.")(agent.agent)
+app.command("agents", short_help="The agents that are registered.")(agent.agents)
 app.command("migrate", short_help="Make a database ready for servers and agents.")(migrate.migrate)
 app.add_typer(measurements.app, name="measurements", short_help="What was measured: export and import.")
 

@@ -9,6 +9,9 @@ import typer
 def serve(
     host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")] = 8000,
+    agent: Annotated[
+        bool, typer.Option("--agent/--no-agent", help="Whether this machine measures, too; needs torch.")
+    ] = True,
 ) -> None:
     """Start the web page and the REST API (http://127.0.0.1:8000, /api/v1)."""
     from whatfits.service.cli.failures import MissingExtraError
@@ -24,7 +27,7 @@ def serve(
 
     from whatfits.service.serve import run
 
-    run(host, port)
+    run(host, port, agent=agent)
 
 
 def _check_port_is_free(host: str, port: int) -> None:

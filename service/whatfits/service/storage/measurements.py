@@ -15,6 +15,7 @@ from whatfits.estimator.specs import (
     MeasurementFailure,
     MeasurementResult,
     MeasurementStatus,
+    MeasureRequest,
     Progress,
 )
 from whatfits.service.storage.database import reading, writing
@@ -76,7 +77,7 @@ class MeasurementStore:
         Raises:
             ConflictError: The key was used for another question, or the id is taken.
         """
-        body_hash = _body_hash(measurement)
+        body_hash = _body_hash(measurement.request, measurement.campaign)
         with writing(self._engine) as session:
             first = None if idempotency_key is None else _first_of_key(session, idempotency_key, body_hash)
             if first is not None:
@@ -91,6 +92,15 @@ class MeasurementStore:
             first = _first_of_key(session, str(idempotency_key), body_hash)
             assert first is not None
             return first, False
+
+    def first_with_key(self, key: str, request: MeasureRequest, campaign: str | None) -> Measurement | None:
+        """The measurement that was stored with a key; None when it is new.
+
+        Raises:
+            ConflictError: The key was used for another question.
+        """
+        with reading(self._engine) as session:
+            return _first_of_key(session, key, _body_hash(request, campaign))
 
     def get(self, id: str) -> Measurement:  # noqa: A002 - the name that all records use
         """The measurement with this id.
@@ -242,10 +252,9 @@ class MeasurementStore:
         return asked
 
 
-def _body_hash(measurement: Measurement) -> str:
+def _body_hash(request: MeasureRequest, campaign: str | None) -> str:
     """Of what a client sends: with the same key it must be the same."""
-    request = measurement.request.model_dump(mode="json")
-    return content_hash({"request": request, "campaign": measurement.campaign})
+    return content_hash({"request": request.model_dump(mode="json"), "campaign": campaign})
 
 
 def _first_of_key(session: Session, key: str, body_hash: str) -> Measurement | None:

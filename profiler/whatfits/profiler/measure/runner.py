@@ -1,0 +1,201 @@
+"""One measured run: two passes over one model, the first for memory, the second for time.
+
+What records memory slows the steps it records, so that no step is both recorded and timed. The memory pass is the three
+steps that the estimator's timeline has: the first, which creates the optimizer's states, an ordinary one, and one that
+refreshes projections where the method has any. The time pass has a new optimizer over the same model: warm-up steps,
+measured steps, and a refresh step last. In either pass the interval between refreshes is as short as that takes.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from whatfits.estimator.catalog import resolve_run
+from whatfits.estimator.specs import (
+    MeasureDevice,
+    MeasurementOutcome,
+    MeasurementResult,
+    MeasureRequest,
+    PeakPhase,
+    Progress,
+)
+from whatfits.profiler.measure.cases import NUM_STEPS
+from whatfits.profiler.measure.devices import CpuDevice, CudaDevice, Device, DeviceMonitor, is_out_of_memory
+from whatfits.profiler.measure.driver import measured_environment
+from whatfits.profiler.measure.figures import (
+    Peaks,
+    flops_utilization,
+    peaks_of,
+    step_times,
+    tokens_per_second,
+)
+from whatfits.profiler.measure.optimizers import measured_optimizer, optimizer_package, refresh_interval
+from whatfits.profiler.measure.prediction import UntracedError, traced_peak_on_cpu
+from whatfits.profiler.measure.probes import CpuProbe, CudaProbe
+from whatfits.profiler.measure.recipe import Recipe, build_recipe
+from whatfits.profiler.measure.snapshots import write_snapshot
+from whatfits.profiler.measure.timing import Timer
+from whatfits.profiler.measure.training_run import TrainingRun, build_real_model, place, undisturbed
+
+__all__ = ["measure"]
+
+Report = Callable[[Progress], object]
+
+
+def measure(
+    request: MeasureRequest, report: Report, *, monitor: DeviceMonitor | None = None
+) -> MeasurementResult:
+    """Carry out a request.
+
+    Args:
+        request: what to measure, and how.
+        report: hears how far it is.
+        monitor: what knows the GPU's driver.
+
+    Raises:
+        InputError: the request names something unknown or asks for what is not measured.
+        Exception: whatever the model's or the optimizer's code raises; want of memory is a result.
+    """
+    resolved = resolve_run(request.spec)
+    training = resolved.run.training
+    optimizer, note = measured_optimizer(training.optimizer)
+    model = resolved.model
+    if request.num_layers is not None:
+        model = model.model_copy(update={"num_layers": request.num_layers})
+    on_cpu = request.device is MeasureDevice.CPU
+    recipe = build_recipe(
+        model,
+        training.model_copy(update={"optimizer": optimizer}),
+        resolved.run.parallelism,
+        on_cpu=on_cpu,
+        seed=request.seed,
+    )
+    cap = resolved.run.hardware.memory_cap_bytes
+    device: Device = CpuDevice(cap) if on_cpu else CudaDevice(cap, monitor)
+    run = _Run(request, recipe, device, report)
+    if note is not None:
+        run.notes.append(note)
+    with undisturbed():
+        run.carry_out()
+    peak_flops = None if on_cpu else resolved.gpu.peak_flops_per_second
+    return run.result(peak_flops)
+
+
+class _Run:
+    """One recipe on one device, and what is known of it so far."""
+
+    def __init__(self, request: MeasureRequest, recipe: Recipe, device: Device, report: Report) -> None:
+        self.request, self.recipe, self.device, self.report = request, recipe, device, report
+        self.refreshes = refresh_interval(recipe.training.optimizer, recipe.model) is not None
+        self.timed_until = request.warmup_steps + request.measured_steps
+        """Number of the time pass's steps before the refresh step, which is also the interval."""
+        self.probe: CpuProbe | CudaProbe = device.make_probe(history=request.snapshot)
+        self.timer: Timer = device.make_timer()
+        self.num_steps = 0
+        self.num_parameters = 0
+        self.out_of_memory: Exception | None = None
+        self.ran_out_in: PeakPhase | None = None
+        self.package: tuple[str, str] | None = None
+        self.traced_peak: int | None = None
+        self.notes: list[str] = []
+
+    def carry_out(self) -> None:
+        """Build, both passes, and on a CPU the trace; want of memory ends it early and is noted."""
+        self._tell("building", 0, 1)
+        self.device.open()
+        try:
+            model = self._build()
+            self._memory_pass(model)
+            self._time_pass(model)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._note_out_of_memory(error)
+            return
+        if self.device.name == "cpu":
+            self._trace()
+
+    def result(self, peak_flops: dict[str, float] | None) -> MeasurementResult:
+        """Everything that is known."""
+        request, recipe = self.request, self.recipe
+        peaks: Peaks = peaks_of(self.probe, refreshes=self.refreshes)
+        times = step_times(self.timer.seconds(), request, refreshes=self.refreshes)
+        speed = tokens_per_second(recipe, times)
+        ran_out = self.out_of_memory is not None
+        return MeasurementResult(
+            outcome=MeasurementOutcome.OUT_OF_MEMORY if ran_out else MeasurementOutcome.COMPLETED,
+            reached_step=self.num_steps,
+            reached_phase=self.ran_out_in,
+            num_layers=recipe.model.num_layers,
+            num_parameters=self.num_parameters,
+            peaks=peaks.by_phase,
+            peak_requested_bytes=peaks.requested_bytes,
+            peak_allocated_bytes=peaks.allocated_bytes,
+            peak_reserved_bytes=peaks.reserved_bytes,
+            times=times,
+            tokens_per_second=speed,
+            mfu=flops_utilization(recipe, speed, peak_flops, self.num_parameters),
+            refresh_interval=self.timed_until if self.refreshes else None,
+            readings=self.device.readings(),
+            environment=measured_environment(self.device.name, self.package),
+            traced_peak_requested_bytes=self.traced_peak,
+            snapshot_path=write_snapshot(self.probe) if request.snapshot else None,
+            notes=tuple(self.notes),
+        )
+
+    def _build(self) -> nn.Module:
+        model = build_real_model(self.recipe, self.device.name)
+        self.num_parameters = sum(p.numel() for p in model.parameters())
+        self._tell(
+            "building", 1, 1, f"{self.num_parameters} parameters in {self.recipe.model.num_layers} layers"
+        )
+        return model
+
+    def _memory_pass(self, model: nn.Module) -> None:
+        """The steps of the estimator's timeline; the last one refreshes."""
+        with self.probe.recording(self.device.name):
+            self.probe.enter("setup", step=-1)
+            place(model, self.device.name)
+            interval = NUM_STEPS - 1 if self.refreshes else None
+            run = TrainingRun(self.recipe, model, self.device.name, self.probe, interval=interval)
+            self.package = optimizer_package(run.optimizer)
+            total = NUM_STEPS + self.request.warmup_steps
+            run.steps(range(NUM_STEPS), lambda number: self._done("warmup", number + 1, total))
+            self.probe.enter("end", step=NUM_STEPS)
+        run.close()
+
+    def _time_pass(self, model: nn.Module) -> None:
+        warmup, interval = self.request.warmup_steps, self.timed_until if self.refreshes else None
+        run = TrainingRun(self.recipe, model, self.device.name, self.timer, interval=interval)
+        total = NUM_STEPS + warmup
+        run.steps(range(warmup), lambda number: self._done("warmup", NUM_STEPS + number + 1, total))
+        measured = self.request.measured_steps
+        run.steps(
+            range(warmup, self.timed_until),
+            lambda number: self._done("measuring", number + 1 - warmup, measured),
+        )
+        if self.refreshes:
+            run.steps(range(self.timed_until, self.timed_until + 1), lambda _: self._done("refresh", 1, 1))
+        run.close()
+
+    def _note_out_of_memory(self, error: Exception) -> None:
+        self.out_of_memory = error
+        phases = self.timer.phases or self.probe.phases
+        reached = phases[-1].phase if phases else ""
+        self.ran_out_in = PeakPhase(reached) if reached in set(PeakPhase) else None
+        self.notes.append(f"Out of memory: {str(error).splitlines()[0][:500]}")
+
+    def _trace(self) -> None:
+        self._tell("tracing", 0, 1)
+        try:
+            self.traced_peak = traced_peak_on_cpu(self.recipe)
+        except UntracedError as error:
+            self.notes.append(str(error))
+        self._tell("tracing", 1, 1)
+
+    def _done(self, stage: str, done: int, total: int) -> None:
+        self.num_steps += 1
+        self._tell(stage, done, total)
+
+    def _tell(self, stage: str, done: int, total: int, message: str = "") -> None:
+        self.report(Progress(stage=stage, done=done, total=total, message=message))

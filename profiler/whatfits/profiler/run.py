@@ -1,0 +1,100 @@
+"""Measure one run in this process: `python -m whatfits.profiler.run`, a `MeasureRequest` as JSON on standard input.
+
+Standard output is JSON lines: any number of
+
+    {"event": "progress", "progress": {Progress}}
+
+and at the end one of
+
+    {"event": "result", "result": {MeasurementResult}}
+    {"event": "failure", "failure": {MeasurementFailure}}
+
+Out of memory is a result, and whatever the model or the optimizer raises is a failure: the exit status is 0 in either
+case. What libraries and the model print goes to standard error. Under torchrun every rank gets the same request, and
+rank 0 answers.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import ValidationError
+
+from whatfits.estimator.errors import InputError
+from whatfits.estimator.specs import (
+    AllocatorMode,
+    FailureKind,
+    MeasureDevice,
+    MeasurementFailure,
+    MeasureRequest,
+    Progress,
+    describe_errors,
+)
+from whatfits.profiler.answers import claim_standard_output, write_answer
+
+__all__ = ["answer", "main"]
+
+_SHOWN_MESSAGE = 2000
+
+
+def main() -> int:
+    """Read the request, measure, answer."""
+    answers = claim_standard_output()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    write_answer(answers, answer(sys.stdin.read(), lambda progress: _tell(answers, progress)))
+    return 0
+
+
+def answer(text: str, report: Callable[[Progress], object]) -> dict[str, Any]:
+    """The last line for the text of a request; `report` hears of the progress."""
+    try:
+        request = MeasureRequest.model_validate_json(text)
+    except ValidationError as error:
+        problems = describe_errors(error.errors(), MeasureRequest)
+        return _failure(FailureKind.REFUSED, "; ".join(map(str, problems)), problems[0].field)
+    try:
+        _choose_allocator(request)
+        from whatfits.profiler.measure.runner import measure  # noqa: PLC0415  (torch reads the choice when it loads)
+
+        result = measure(request, report)
+    except InputError as error:
+        return _failure(FailureKind.REFUSED, str(error), f"spec.{error.field}")
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed here: pip install 'whatfits[agent]'"
+        return _failure(FailureKind.REFUSED, message, None)
+    except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
+        traceback.print_exc()
+        return _failure(FailureKind.RAISED, _describe(error), None)
+    return {"event": "result", "result": result.model_dump(mode="json")}
+
+
+def _choose_allocator(request: MeasureRequest) -> None:
+    """Tell torch how its caching allocator grows. Source: torch/csrc docs/notes/cuda, "Memory management"."""
+    if request.device is MeasureDevice.GPU:
+        expandable = request.spec.allocator is AllocatorMode.EXPANDABLE
+        os.environ["PYTORCH_ALLOC_CONF"] = f"expandable_segments:{expandable}"
+
+
+def _describe(error: Exception) -> str:
+    """Type and message, and the innermost line of code that raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})"
+    message = f"{type(error).__name__}: {error}"
+    return message[:_SHOWN_MESSAGE] + where
+
+
+def _tell(answers: TextIO, progress: Progress) -> None:
+    write_answer(answers, {"event": "progress", "progress": progress.model_dump(mode="json")})
+
+
+def _failure(kind: FailureKind, message: str, field: str | None) -> dict[str, Any]:
+    failure = MeasurementFailure(kind=kind, message=message, field=field)
+    return {"event": "failure", "failure": failure.model_dump(mode="json")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

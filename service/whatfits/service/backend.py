@@ -1,0 +1,117 @@
+"""What answers for measurements, opened beside the server: questions that need no database are answered meanwhile."""
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from whatfits.service.domain.measurements import Measurements
+from whatfits.service.domain.planner import Planner
+from whatfits.service.local_agent import LocalAgent
+from whatfits.service.settings import Settings
+from whatfits.service.storage.agents import AgentStore
+from whatfits.service.storage.claims import ClaimStore
+from whatfits.service.storage.coordination import database_now
+from whatfits.service.storage.errors import StorageError, StorageUnavailableError
+from whatfits.service.storage.measurements import MeasurementStore
+from whatfits.service.storage.shipped import prepare_database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine as Database
+
+    from whatfits.service.engine import Engine
+
+__all__ = ["Backend"]
+
+_WAIT_SECONDS = 10.0
+_RETRY_SECONDS = 2.0
+_log = structlog.get_logger()
+
+
+class Backend:
+    """Database, queues and reaper of a server; opened once, in the background, again and again until it works."""
+
+    def __init__(self, settings: Settings, planner: Planner, local_agent: LocalAgent | None = None) -> None:
+        self._settings = settings
+        self._planner = planner
+        self._local_agent = local_agent
+        self._started = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._opened = threading.Event()
+        self._error: StorageError | None = None
+        self._measurements: Measurements | None = None
+        self._close: list[Callable[[], object]] = []
+
+    def start(self) -> None:
+        """Begin to open, unless that was begun before."""
+        with self._started:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._follow, name="open-database", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """Close everything."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        while self._close:
+            self._close.pop()()
+
+    def measurements(self) -> Measurements:
+        """Who answers for measurements.
+
+        Raises:
+            StorageError: The database cannot be opened (yet).
+        """
+        self.start()
+        self._opened.wait(_WAIT_SECONDS)
+        if self._measurements is None:
+            raise self._error or StorageUnavailableError("the database is being prepared; ask again later")
+        return self._measurements
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._open()
+            except StorageError as error:
+                self._error = error
+                self._opened.set()  # who waits is told what is wrong
+                _log.warning("database.unavailable", error=str(error))
+                self._stop.wait(_RETRY_SECONDS)
+            else:
+                self._opened.set()
+                return
+
+    def _open(self) -> None:
+        database = prepare_database(self._settings.database_url)
+        self._close.append(database.dispose)
+        # Imported here, in the background: the first page need not wait for it.
+        from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, migrate_engine  # noqa: PLC0415
+        from whatfits.service.reaper import Reaper  # noqa: PLC0415  (as above)
+
+        migrate_engine(self._settings.database_url)
+        engine = Engine(self._settings.database_url)
+        self._close.append(engine.close)
+        reaper = Reaper(database, engine, self._settings)
+        reaper.start()
+        self._close.append(reaper.stop)
+        self._measurements = self._compose(database, engine, JOB_SCHEMA_VERSION)
+        if self._local_agent is not None:
+            self._local_agent.start()
+            self._close.append(self._local_agent.stop)
+
+    def _compose(self, database: "Database", engine: "Engine", version: str) -> Measurements:
+        stale_after = timedelta(seconds=self._settings.stale_after_seconds)
+        return Measurements(
+            store=MeasurementStore(database),
+            claims=ClaimStore(database),
+            agents=AgentStore(database, stale_after=stale_after),
+            jobs=engine,
+            planner=self._planner,
+            now=partial(database_now, database),
+            job_schema_version=version,
+        )
