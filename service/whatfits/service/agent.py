@@ -34,7 +34,7 @@ from whatfits.service.storage.database import open_database
 from whatfits.service.storage.errors import StorageError
 from whatfits.service.storage.measurements import MeasurementStore
 
-__all__ = ["AgentProcess", "run_agent", "run_on"]
+__all__ = ["AgentProcess", "leave_process", "run_agent", "run_on"]
 
 _PACKAGES = ("whatfits", "torch", "transformers", "nvidia-ml-py")
 _OCCUPIED_POLL_SECONDS = 2.0
@@ -60,7 +60,10 @@ def run_agent(settings: Settings, slot_name: str, *, run: Runner | None = None) 
         users = users_of(slot)
         if users:
             raise SlotTakenError(f"{slot.name} is in use: {', '.join(users)}; an agent needs it for itself")
-        AgentProcess(settings, slot, run or partial(run_on, slot)).serve()
+        agent = AgentProcess(settings, slot, run or partial(run_on, slot))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.end())
+        agent.serve()
 
 
 def run_on(
@@ -106,10 +109,12 @@ class AgentProcess:
         self._told_to_end = threading.Event()
         self._stray = frozenset[str]()
 
+    def end(self) -> None:
+        """Tell it to end; from a signal handler or another thread."""
+        self._told_to_end.set()
+
     def serve(self) -> None:
-        """Register, measure what comes, and leave when SIGTERM or SIGINT says so."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._told_to_end.set())
+        """Register, measure what comes, and leave when told to."""
         with ExitStack() as opened:
             database = open_database(self._settings.database_url)
             opened.callback(database.dispose)

@@ -109,7 +109,7 @@ class Attempts:
         with self._watching(measurement_id, attempt) as watch:
             try:
                 outcome = self.run(request, on_progress=watch.reports.put, should_stop=watch.says_stop)
-            except Exception as error:  # whatever the machine refuses: the agent goes on
+            except Exception as error:  # noqa: BLE001 - whatever the machine refuses: the agent goes on
                 _log.exception("measurement.raised")
                 message = f"the agent could not run it: {type(error).__name__}: {error}"
                 outcome = MeasurementFailure(kind=FailureKind.DIED, message=message)

@@ -106,6 +106,11 @@ def run_agents(settings: Settings, slots: Sequence[str]) -> int:
         )
         for slot in slots
     ]
+
+    def end_all(*_: object) -> None:
+        for process in processes:
+            process.terminate()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: [process.terminate() for process in processes])
+        signal.signal(number, end_all)
     return max(abs(process.wait()) for process in processes)

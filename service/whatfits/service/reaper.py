@@ -10,7 +10,9 @@ Several servers may search: one at a time does (`try_alone`), and all of it may 
 """
 
 import threading
+from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 from sqlalchemy import Engine as Database
@@ -18,7 +20,7 @@ from sqlalchemy import Engine as Database
 from whatfits.estimator.specs import MeasurementFailure, MeasurementStatus
 from whatfits.estimator.specs.measurement import FailureKind
 from whatfits.service.attempts import MAX_ATTEMPTS, lost_too_often
-from whatfits.service.engine import Engine, JobState
+from whatfits.service.engine import JobState, RunningJob
 from whatfits.service.settings import Settings
 from whatfits.service.storage.agents import AgentStore
 from whatfits.service.storage.claims import Claim, ClaimStore
@@ -26,17 +28,41 @@ from whatfits.service.storage.coordination import database_now, try_alone
 from whatfits.service.storage.errors import StorageError
 from whatfits.service.storage.measurements import MeasurementStore, Outcome
 
-__all__ = ["Reaper"]
+__all__ = ["Queues", "Reaper"]
 
 _FORGET_AFTER = timedelta(hours=1)
 """Silence after which an agent is no longer listed."""
 _log = structlog.get_logger()
 
 
+class Queues(Protocol):
+    """The engine, as far as the reaper needs it."""
+
+    def submit(self, measurement_id: str, queue: str) -> None:
+        """Put a measurement into a queue, once."""
+        ...
+
+    def cancel(self, measurement_id: str) -> None:
+        """Take it out."""
+        ...
+
+    def resume(self, measurement_id: str, queue: str) -> None:
+        """Put it back, whoever has it."""
+        ...
+
+    def states(self, measurement_ids: Iterable[str]) -> dict[str, JobState]:
+        """Where these stand."""
+        ...
+
+    def running(self) -> tuple[RunningJob, ...]:
+        """What agents have."""
+        ...
+
+
 class Reaper:
     """Searches for what is left behind, now and then."""
 
-    def __init__(self, database: Database, engine: Engine, settings: Settings) -> None:
+    def __init__(self, database: Database, engine: Queues, settings: Settings) -> None:
         self._database = database
         self._engine = engine
         self._interval = settings.reap_seconds
@@ -73,7 +99,7 @@ class Reaper:
                 self.search()
             except StorageError as error:
                 _log.warning("reaper.unavailable", error=str(error))
-            except Exception:  # a fault in one pass must not end all of them
+            except Exception:  # noqa: BLE001 - a fault in one pass must not end all of them
                 _log.exception("reaper.failed")
 
     def _search(self) -> None:
@@ -82,7 +108,7 @@ class Reaper:
         holders = {job.measurement_id: job.agent for job in self._engine.running()}
         live = frozenset(state.agent.id for state in self._agents.list(now) if state.live)
         claims = self._claims.open()
-        orphans = [claim for claim in claims if holders.get(claim.measurement_id, None) not in {None, *live}]
+        orphans = [claim for claim in claims if holders.get(claim.measurement_id) not in {None, *live}]
         for claim in orphans:
             self._settle(claim)
         self._settle_jobless([claim for claim in claims if claim.measurement_id not in holders])

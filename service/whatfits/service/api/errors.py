@@ -93,7 +93,10 @@ def _answer_validation_error(request: Request, error: RequestValidationError) ->
     if isinstance(error.body, bytes):
         detail = "The request body must be JSON, sent with Content-Type: application/json."
         return build_problem_response(problems.UNSUPPORTED_MEDIA_TYPE, detail=detail, instance=path)
-    errors = (*_describe_body_errors(error, _find_spec(request)), *_describe_other_errors(error))
+    errors = (
+        *_describe_body_errors(error, _find_spec(request)),
+        *_describe_other_errors(error, _find_options(request)),
+    )
     more = f" ({len(errors) - 1} more in errors)" if len(errors) > 1 else ""
     return build_problem_response(
         problems.INVALID_INPUT, detail=errors[0].detail + more, instance=path, errors=errors
@@ -146,10 +149,12 @@ def _describe_body_errors(
     )
 
 
-def _describe_other_errors(error: RequestValidationError) -> tuple[FieldProblem, ...]:
+def _describe_other_errors(
+    error: RequestValidationError, options: type[BaseModel] | None
+) -> tuple[FieldProblem, ...]:
     """One field problem for each query parameter, header or part of the path that is wrong."""
     details = [detail for source in ("query", "header", "path") for detail in _details(error, source)]
-    return tuple(_describe_field(None, cause) for cause in describe_errors(details, _find_options(request)))
+    return tuple(_describe_field(None, cause) for cause in describe_errors(details, options))
 
 
 # Pydantic's error details hold whatever was sent.

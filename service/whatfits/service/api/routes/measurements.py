@@ -48,7 +48,7 @@ LastEventId = Annotated[
         409: {"description": "No agent has such a device, or the key was used for another run"},
     },
 )  # fmt: skip
-def create_measurement(  # noqa: PLR0913, PLR0917 - FastAPI's parameters are parts of the request
+def create_measurement(
     submission: Submission,
     options: Annotated[SubmitOptions, Query()],
     measurements: MeasurementsDep,
@@ -82,9 +82,7 @@ def list_measurements(
     return MeasurementList(items=items, next_cursor=page.next_cursor)
 
 
-@router.get(
-    "/measurements/{measurement_id}", summary="One measurement", responses=_UNKNOWN
-)
+@router.get("/measurements/{measurement_id}", summary="One measurement", responses=_UNKNOWN)
 def read_measurement(measurement_id: str, measurements: MeasurementsDep) -> MeasurementEntry:
     """What was asked, what was expected, what came of it, and the difference."""
     return describe_measurement(measurements.get(measurement_id))
