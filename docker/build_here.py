@@ -44,8 +44,27 @@ TRIALS = {
     "agent": """
         $entrypoint --version
         $entrypoint agent --help > /dev/null
-        python -c 'import bitsandbytes, peft, torchao, transformers, torch; print("torch", torch.__version__)'
+        $entrypoint measure /tmp/run.json --layers 1 --steps 2 --warmup 1 > /dev/null
+        echo 'a measurement was made'
+        python /tmp/compiled.py
+        echo 'an optimizer was compiled'
     """,
+}
+# Files that trials find in /tmp.
+FILES = {
+    "run.json": """
+        {"model": "llama-60m", "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 1},
+         "training": {"precision": "fp32", "seq_len": 32, "optimizer": {"name": "adamw"}}}
+    """,
+    "compiled.py": """
+import torch
+from whatfits.optim_impls import build_optimizer
+
+model = torch.nn.Linear(4096, 64)
+optimizer = build_optimizer("adamw_4bit", model, lr=1e-3)
+model(torch.randn(2, 4096)).sum().backward()
+optimizer.step()
+""",
 }
 # What holds in every image.
 COMMON = """
@@ -133,15 +152,17 @@ def _run_isolated(root: Path, config: dict[str, Any], script: str) -> None:  # A
     user, _, group = config["User"].partition(":")
     entered = shlex.join(["chroot", f"--userspec={user}:{group}", str(root), *inside])
     where = shlex.quote(str(root))
+    written = "\n".join(f"echo {shlex.quote(text)} > {where}/tmp/{name}" for name, text in FILES.items())
     setup = f"""
         set -eu
         mount --bind {where} {where}
         mount -o remount,bind,ro {where}
-        mount -t tmpfs tmpfs {where}/tmp
+        mount -t tmpfs -o mode=1777 tmpfs {where}/tmp
         mount -t tmpfs -o uid={user},gid={group},mode=0700 tmpfs {where}/data
         mount -t proc proc {where}/proc
         mount --rbind /dev {where}/dev
         ip link set lo up
+        {written}
         exec {entered}
     """
     _run(["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "bash", "-c", setup])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from docker.build_here import TRIALS
 from docker.compose_file import ROOT, ComposeError, Service, read_compose, read_image, start_order
 from docker.run_without_docker import Places
 from whatfits.service.cli.app import app
@@ -184,6 +185,10 @@ def test_images_build_on_any_base_with_the_versions_that_were_tested(file: str) 
     assert text.count("\nFROM ${BASE}") == 2
     installs = [line for line in text.replace("\\\n", " ").split("&&") if "pip install" in line]
     assert all("--constraint constraints.txt" in line or "--no-deps" in line for line in installs)
+
+
+def test_every_image_is_tried_where_images_are_built() -> None:
+    assert set(TRIALS) == {path.stem for path in (ROOT / "docker").glob("*.Dockerfile")}
 
 
 def test_addresses_of_containers_become_those_of_this_machine(tmp_path: Path) -> None:
