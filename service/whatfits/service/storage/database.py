@@ -64,7 +64,7 @@ def open_database(url: str, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECOND
     """
     parsed = parse_database_url(url)
     if parsed.drivername != "sqlite":
-        arguments = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "options": "-c timezone=utc"}
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS}
         return create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
     _make_folder(Path(str(parsed.database)))
     engine = create_engine(parsed, connect_args={"timeout": busy_timeout_seconds})
