@@ -13,13 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Self, TypeVar
+from typing import IO, Self
 
 from whatfits.profiler.process_family import MARK, end_family, has_ended, make_mark, tethered
 
 __all__ = ["ChildEndedError", "ChildLines", "ChildTimeoutError"]
-
-Taken = TypeVar("Taken")
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 0.5
@@ -79,11 +77,11 @@ class ChildLines:
             if stream is not None:
                 stream.close()
 
-    def follow(self, take: Callable[[bytes], Taken | None], should_stop: Callable[[], bool]) -> Taken | None:
-        """Read until `take` makes an answer of a line; None once `should_stop` says so.
+    def follow(self, take: Callable[[bytes], bool], should_stop: Callable[[], bool]) -> None:
+        """Read until `take` says of a line that it is the last, or `should_stop` says so.
 
         Raises:
-            ChildEndedError: there is none.
+            ChildEndedError: no line was the last.
         """
         asked_at = -math.inf
         with selectors.DefaultSelector() as selector:
@@ -96,17 +94,16 @@ class ChildLines:
                 if now - asked_at >= _POLL_SECONDS:
                     asked_at = now
                     if should_stop():
-                        return None
+                        return
                 if now >= self._ends_at:
                     raise ChildTimeoutError
                 ended = has_ended(self._process)
                 self._read(selector, timeout=0.0 if ended else min(_POLL_SECONDS, self._ends_at - now))
                 if self._output.is_too_much:
                     raise ChildEndedError("was killed as it printed without end")
-                for line in self._output.take():
-                    if (answer := take(line)) is not None:
-                        self._let_it_exit()
-                        return answer
+                if any(take(line) for line in self._output.take()):
+                    self._let_it_exit()
+                    return
                 if ended:
                     raise self._died()
 

@@ -82,14 +82,14 @@ def run_command(
     environment = child_environment(request.device, visible_devices)
     try:
         with ChildLines(command, text=text, timeout_seconds=limit, environment=environment) as child:
-            answer: Answer | None = child.follow(answers.take, should_stop)
-            return answer
+            child.follow(answers.take, should_stop)
     except ChildTimeoutError:
         return _failed(
             FailureKind.TIMED_OUT, f"no result within {limit:g} s{answers.where}", "timeout_seconds"
         )
     except ChildEndedError as error:
         return _failed(FailureKind.DIED, f"the measuring process {error}")
+    return answers.answer
 
 
 class _Answers:
@@ -98,6 +98,7 @@ class _Answers:
     def __init__(self, on_progress: Callable[[Progress], object]) -> None:
         self._on_progress = on_progress
         self._last: Progress | None = None
+        self.answer: Answer | None = None
 
     @property
     def where(self) -> str:
@@ -105,18 +106,17 @@ class _Answers:
         last = self._last
         return "" if last is None else f"; it was {last.stage}, {last.done} of {last.total} done"
 
-    def take(self, line: bytes) -> Answer | None:
-        """The answer in a line, if there is one."""
+    def take(self, line: bytes) -> bool:
+        """Whether a line holds the answer; others are told, or passed over."""
         event = _parse(line)
         if isinstance(event, MeasurementFailure):
-            return event
-        if event is None:
-            return None
-        if event.progress is None:
-            return event.result or event.failure
-        self._last = event.progress
-        self._on_progress(event.progress)
-        return None
+            self.answer = event
+        elif event is not None and event.progress is not None:
+            self._last = event.progress
+            self._on_progress(event.progress)
+        elif event is not None:
+            self.answer = event.result or event.failure
+        return self.answer is not None
 
 
 def _parse(line: bytes) -> _Event | MeasurementFailure | None:
