@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -12,7 +13,7 @@ from whatfits.estimator.specs import Measurement
 from whatfits.service.storage.exchange import Imported, export_lines, import_measurements, read_lines
 from whatfits.service.storage.measurements import MeasurementFilters, MeasurementStore
 
-DONE = {"status": "succeeded", "result": make_result(), "source": "elsewhere"}
+DONE: dict[str, Any] = {"status": "succeeded", "result": make_result(), "source": "elsewhere"}
 
 
 def line_of(measurement: Measurement, **changes: object) -> str:
