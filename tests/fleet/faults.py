@@ -117,7 +117,9 @@ class _Campaign:
             query = f"?source=local&limit=200&cursor={page['next_cursor']}"
 
 
-def run_faults(postgres: PostgresServer, folder: Path, *, num_jobs: int, num_agents: int, everything: bool) -> Outcome:  # fmt: skip
+def run_faults(
+    postgres: PostgresServer, folder: Path, *, num_jobs: int, num_agents: int, everything: bool
+) -> Outcome:
     """Have jobs carried out while faults happen.
 
     Args:
@@ -134,7 +136,9 @@ def run_faults(postgres: PostgresServer, folder: Path, *, num_jobs: int, num_age
         faults = [_kill_an_agent, _freeze_an_agent]
         faults += [_restart_the_database, _kill_the_server] if everything else []
         num_cancelled = 5 if everything else 2
-        mixture = [_MIXTURE[number % len(_MIXTURE)] for number in range(num_jobs - len(faults) - num_cancelled)]
+        mixture = [
+            _MIXTURE[number % len(_MIXTURE)] for number in range(num_jobs - len(faults) - num_cancelled)
+        ]
         share = len(mixture) // (len(faults) + 1)
         for fault in faults:
             job = campaign.submit(_LONG, "succeeded")
@@ -195,7 +199,9 @@ def _judge(campaign: _Campaign, num_jobs: int) -> Outcome:
     for each in found:
         told = [each["result"] is not None, each["failure"] is not None, each["status"] == "cancelled"]
         if each["status"] != campaign.expected.get(each["id"]) or sum(told) != 1:
-            wrong.append(f"{each['id']}: {each['status']}, {each['failure']}, not {campaign.expected[each['id']]}")
+            wrong.append(
+                f"{each['id']}: {each['status']}, {each['failure']}, not {campaign.expected[each['id']]}"
+            )
         if runs[each["id"]] > each["attempts"]:
             wrong.append(f"{each['id']}: begun {runs[each['id']]} times in {each['attempts']} attempts")
     return Outcome(

@@ -1,6 +1,7 @@
 """Agents as processes: killed in the middle, told to end, and refusing what is not theirs."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,11 @@ def world(database_url: str, tmp_path: Path) -> Iterator[World]:
         world.close()
 
 
+def _is_begun_again(world: World, seed: int, begun: int) -> bool:
+    world.reaper.search()
+    return len(world.fleet.runs_of(seed)) > begun
+
+
 def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
@@ -105,13 +111,13 @@ def test_a_frozen_agent_that_comes_back_ends_its_child_and_goes_on(world: World)
 
 def test_a_measurement_that_takes_every_agent_down_is_given_up(world: World) -> None:
     id_, seed = world.submit(Script.HANG)
-    for attempt in range(1, 4):
+    for _ in range(3):
+        begun = len(world.fleet.runs_of(seed))
         agent = world.fleet.start_agent()
-        eventually(lambda: world.reaper.search() or len(world.fleet.runs_of(seed)) == attempt)
+        eventually(partial(_is_begun_again, world, seed, begun))
         agent.kill()
     eventually(lambda: world.reaper.search() or world.claims.read(id_).is_final)
 
     failure = world.store.get(id_).failure
     assert failure is not None
     assert (failure.kind, len(world.fleet.runs_of(seed))) == ("agent_lost", 3)
-

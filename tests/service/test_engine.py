@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import column, select, table
 
 from tests.fleet.processes import eventually
 from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, JobState, Worker, migrate_engine
@@ -154,9 +154,9 @@ def test_nothing_that_is_stored_is_pickled(url: str, engine: Engine) -> None:
     engine.submit("m", QUEUE)
 
     database = open_database(url)
-    table = "workflow_status" if url.startswith("sqlite") else "dbos.workflow_status"
+    jobs = table("workflow_status", column("serialization"), schema=None if "sqlite" in url else "dbos")
     with database.connect() as connection:
-        found = connection.execute(text(f"SELECT serialization FROM {table}")).scalars().all()
+        found = connection.execute(select(jobs.c.serialization)).scalars().all()
     database.dispose()
     assert found == ["portable_json"]
 
