@@ -10,6 +10,7 @@ VENV ?= .venv
 PORT ?= 8000
 HOST ?= 127.0.0.1
 WORKERS ?= 2
+MINUTES ?= 8
 TESTS ?= tests
 # Pythons of environments with other library versions, separated by ":", and a checkout of lit-gpt (make accuracy).
 STACK_PYTHON ?=
@@ -17,10 +18,10 @@ LITGPT ?=
 BIN := $(VENV)/bin
 STACK := torch==2.13.* transformers==4.57.6 peft==0.21.2
 SOURCES := estimator optim_impls profiler service web
-CHECKED := $(wildcard $(SOURCES) tests benchmarks)
+CHECKED := $(wildcard $(SOURCES) docker tests benchmarks)
 MAX_FILE_LINES := 400
 
-.PHONY: help setup serve test check format verify bench docs-optimizers docs-architectures accuracy profiles gpu-first clean
+.PHONY: help setup serve test check format verify bench docs-optimizers docs-architectures accuracy profiles gpu-first gpu-campaign images clean
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,12 +34,14 @@ serve: $(VENV)/.service ## start the web page and the REST API on http://127.0.0
 test: $(VENV)/.dev ## run the tests (make test TESTS=tests/estimator)
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not gpu" $(TESTS)
 
-check: $(VENV)/.dev ## format, lint, types, import contracts, dependencies, file lengths
+check: $(VENV)/.dev ## format, lint, types, import contracts, dependencies, images and compose file, file lengths
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CHECKED)
 	$(BIN)/lint-imports
 	$(BIN)/deptry $(SOURCES)
+	$(BIN)/hadolint $(wildcard docker/*.Dockerfile)
+	$(BIN)/docker-compose --env-file docker/check.env --profile '*' config --quiet
 	@find $(CHECKED) -path benchmarks/gpu_recordings -prune -o -name '*.py' -exec wc -l {} + \
 	  | awk '$$2 != "total" && $$1 > $(MAX_FILE_LINES) { print $$2 ": " $$1 " lines, at most $(MAX_FILE_LINES)"; bad = 1 } END { exit bad }'
 
@@ -77,6 +80,12 @@ profiles: $(VENV)/.dev $(if $(STACK_PYTHON),,.stack/bin/python) ## trace the mod
 
 gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
 	$(BIN)/python -m whatfits.profiler.gpu_first
+
+gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8)
+	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES)
+
+images: ## build both images without Docker (root; buildah, mmdebstrap) and run what was built
+	python3 docker/build_here.py
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .stack dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

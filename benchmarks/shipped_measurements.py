@@ -9,13 +9,17 @@ allocator alone, a RunSpec's also what lies outside it. Beside each stands what 
 
 import gzip
 import json
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.accuracy.recordings import (
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler"))]
+
+from benchmarks.accuracy.recordings import (  # noqa: E402 (the path is set above)
     FOLDER,
     PHASES,
     RecordedRow,
@@ -23,10 +27,10 @@ from benchmarks.accuracy.recordings import (
     recorded_reason,
     run_of_recording,
 )
-from whatfits.estimator.catalog import resolve_run
-from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.estimate import estimate_run
-from whatfits.estimator.specs import (
+from whatfits.estimator.catalog import resolve_run  # noqa: E402 (the same)
+from whatfits.estimator.errors import UnsupportedError  # noqa: E402 (the same)
+from whatfits.estimator.estimate import estimate_run  # noqa: E402 (the same)
+from whatfits.estimator.specs import (  # noqa: E402 (the same)
     Estimate,
     MeasuredEnvironment,
     Measurement,
@@ -39,10 +43,10 @@ from whatfits.estimator.specs import (
     StepTimes,
     queue_name,
 )
-from whatfits.estimator.specs.measurement import DeviceReadings, MeasuredStep, MeasurementOutcome
+from whatfits.estimator.specs.measurement import DeviceReadings, MeasuredStep, MeasurementOutcome  # noqa: E402 (the same)
 
 PART = "speed"
-OUT = Path(__file__).parents[1] / "service/whatfits/service/storage/data" / f"{FOLDER.name}.jsonl.gz"
+OUT = ROOT / "service/whatfits/service/storage/data" / f"{FOLDER.name}.jsonl.gz"
 DRIVER = "580.159.04"
 """Source: gpu_recordings/README.md."""
 WARMUP_STEPS = 1

@@ -18,7 +18,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-__all__ = ["PostgresServer", "find_binaries", "running_server", "start_or_skip"]
+__all__ = ["PostgresServer", "binaries_or_skip", "find_binaries", "running_server", "start_or_skip"]
 
 PACKAGE = "postgresql"
 REQUIRED = "WHATFITS_REQUIRE_POSTGRES"
@@ -119,13 +119,18 @@ def running_server(binaries: Path) -> Iterator[PostgresServer]:
 @contextmanager
 def start_or_skip() -> Iterator[PostgresServer]:
     """The same; without binaries the test is skipped, or fails where they are required."""
-    binaries = find_binaries()
-    if binaries is None:
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"{REQUIRED} is set, but there is no PostgreSQL: apt-get install {PACKAGE}")
-        pytest.skip(f"no PostgreSQL server on this machine: apt-get install {PACKAGE}")
-    with running_server(binaries) as server:
+    with running_server(binaries_or_skip()) as server:
         yield server
+
+
+def binaries_or_skip() -> Path:
+    """The folder of the server's programs; without it the test is skipped, or fails where it is required."""
+    binaries = find_binaries()
+    if binaries is not None:
+        return binaries
+    if os.environ.get(REQUIRED) == "1":
+        pytest.fail(f"{REQUIRED} is set, but there is no PostgreSQL: apt-get install {PACKAGE}")
+    pytest.skip(f"no PostgreSQL server on this machine: apt-get install {PACKAGE}")
 
 
 def _as_unprivileged(*, die_with_parent: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 ENVIRONMENT: dict[str, object] = {
     "device_name": "a scripted CPU", "gpu_uuids": [], "device_total_bytes": None, "compute_capability": None,
@@ -27,7 +28,7 @@ def say(event: str, content: object) -> None:
 
 def main() -> None:
     request = json.load(sys.stdin)
-    with open(os.environ["SCRIPTED_LOG"], "a") as log:
+    with Path(os.environ["SCRIPTED_LOG"]).open("a") as log:
         log.write(f"{request['seed']} {os.getpid()}\n")
     script = request["seed"] % 100
     say("progress", {"stage": "measuring", "done": 0, "total": 2, "message": ""})

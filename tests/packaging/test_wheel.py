@@ -65,6 +65,8 @@ def test_every_portion_says_that_it_is_typed(names: frozenset[str]) -> None:
         ("whatfits/estimator/catalog/", "gpus.json"),
         ("whatfits/estimator/catalog/", "models.json"),
         ("whatfits/estimator/profile/", ".json.gz"),
+        ("whatfits/service/storage/data/", ".jsonl.gz"),
+        ("whatfits/service/storage/migrations/versions/", "_first_tables.py"),
         ("whatfits/web/templates/", ".html"),
     ],
 )

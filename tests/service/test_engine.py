@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import column, select, table
 
 from tests.fleet.processes import eventually
-from whatfits.service.engine import Engine, JobState, Worker, migrate_engine
+from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, JobState, Worker, migrate_engine
 from whatfits.service.storage.database import open_database
 from whatfits.service.storage.errors import StorageUnavailableError
 
@@ -29,8 +29,17 @@ def engine(url: str) -> Iterator[Engine]:
 
 
 @contextmanager
-def working(url: str, carry_out: Callable[[str], None], queue: str = QUEUE) -> Iterator[None]:
-    worker = Worker(url, agent="a", queue=queue, carry_out=carry_out, poll_seconds=0.05)
+def working(
+    url: str, carry_out: Callable[[str], None], *, job_schema_version: str = JOB_SCHEMA_VERSION
+) -> Iterator[None]:
+    worker = Worker(
+        url,
+        agent="a",
+        queue=QUEUE,
+        carry_out=carry_out,
+        poll_seconds=0.05,
+        job_schema_version=job_schema_version,
+    )
     worker.start()
     try:
         yield
@@ -78,6 +87,22 @@ def test_jobs_of_other_queues_are_left(url: str, engine: Engine) -> None:
         eventually(lambda: done)
 
     assert (done, engine.states(["elsewhere"])) == (["here"], {"elsewhere": JobState.WAITING})
+
+
+def test_during_an_upgrade_agents_take_the_jobs_of_their_own_form_alone(url: str, engine: Engine) -> None:
+    done: list[str] = []
+    newer = Engine(url, job_schema_version="next")
+    newer.submit("new", QUEUE)
+    engine.submit("old", QUEUE)
+
+    with working(url, done.append):
+        eventually(lambda: done)
+    taken_by_old = list(done)
+    with working(url, done.append, job_schema_version="next"):
+        eventually(lambda: len(done) == 2)
+    newer.close()
+
+    assert (taken_by_old, done) == (["old"], ["old", "new"])
 
 
 def test_a_job_that_is_cancelled_while_it_waits_is_not_carried_out(url: str, engine: Engine) -> None:
@@ -129,9 +154,9 @@ def test_nothing_that_is_stored_is_pickled(url: str, engine: Engine) -> None:
     engine.submit("m", QUEUE)
 
     database = open_database(url)
-    table = "workflow_status" if url.startswith("sqlite") else "dbos.workflow_status"
+    jobs = table("workflow_status", column("serialization"), schema=None if "sqlite" in url else "dbos")
     with database.connect() as connection:
-        found = connection.execute(text(f"SELECT serialization FROM {table}")).scalars().all()
+        found = connection.execute(select(jobs.c.serialization)).scalars().all()
     database.dispose()
     assert found == ["portable_json"]
 

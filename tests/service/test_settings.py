@@ -1,21 +1,42 @@
+"""Which addresses the server accepts to listen on, and what it takes from the environment."""
+
 import pytest
+from pydantic import ValidationError
 
 from whatfits.estimator.errors import InputError
 from whatfits.service.serve import run
-from whatfits.service.settings import Settings, check_loopback
+from whatfits.service.settings import Settings, check_host
+
+PUBLIC = ["0.0.0.0", "::", "192.168.1.10", "example.org", "", "127.0.0.1.example.org", "localhost.example"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
-def test_a_loopback_address_is_accepted(host: str) -> None:
-    assert check_loopback(host) == host
+def test_loopback_is_accepted(host: str) -> None:
+    assert check_host(host) == host
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
-def test_any_other_address_is_refused_with_the_reason(host: str) -> None:
-    with pytest.raises(InputError, match="no API keys yet") as caught:
-        check_loopback(host)
-    assert caught.value.field == "host"
-    assert caught.value.value == host
+@pytest.mark.parametrize("host", PUBLIC)
+def test_anything_else_is_refused_with_what_is_accepted(host: str) -> None:
+    with pytest.raises(InputError) as error:
+        check_host(host)
+    assert (error.value.field, error.value.value) == ("host", host)
+    assert "no API keys yet" in str(error.value)
+    assert error.value.accepted.startswith("a loopback address")
+    assert "WHATFITS_PUBLISHED_ON=loopback" in error.value.accepted
+
+
+def test_whoever_publishes_the_port_on_loopback_alone_may_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHATFITS_PUBLISHED_ON", "loopback")
+
+    assert check_host("0.0.0.0", published_on=Settings().published_on) == "0.0.0.0"
+
+
+@pytest.mark.parametrize("value", ["everywhere", "0.0.0.0", "", "LOOPBACK"])
+def test_nothing_else_can_be_said(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("WHATFITS_PUBLISHED_ON", value)
+
+    with pytest.raises(ValidationError, match="'loopback'"):
+        Settings()
 
 
 def test_the_server_does_not_start_on_another_address() -> None:

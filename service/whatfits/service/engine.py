@@ -80,8 +80,9 @@ def migrate_engine(url: str) -> None:
 class Engine:
     """The queues, seen from outside: submit, cancel, resume, and who has what. Safe to use from several threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, job_schema_version: str = JOB_SCHEMA_VERSION) -> None:
         """Connects when it is first used."""
+        self._job_schema_version = job_schema_version
         self._client = DBOSClient(
             system_database_url=_engine_url(url),
             serializer=DBOSPortableJSONSerializer(),
@@ -100,7 +101,7 @@ class Engine:
             "workflow_name": _WORKFLOW,
             "queue_name": queue,
             "workflow_id": measurement_id,
-            "app_version": JOB_SCHEMA_VERSION,
+            "app_version": self._job_schema_version,
         }
         with _translating():
             self._client.enqueue(options, measurement_id)
@@ -159,7 +160,14 @@ class Worker:
     """The agent's side: takes jobs from one queue, one at a time. One in a process, as DBOS is."""
 
     def __init__(
-        self, url: str, *, agent: str, queue: str, carry_out: Callable[[str], None], poll_seconds: float
+        self,
+        url: str,
+        *,
+        agent: str,
+        queue: str,
+        carry_out: Callable[[str], None],
+        poll_seconds: float,
+        job_schema_version: str = JOB_SCHEMA_VERSION,
     ) -> None:
         """Prepare; `carry_out` is called with the id of a measurement, in a thread of the worker's.
 
@@ -171,7 +179,7 @@ class Worker:
             "name": _APPLICATION,
             "system_database_url": _engine_url(url),
             "executor_id": agent,
-            "application_version": JOB_SCHEMA_VERSION,
+            "application_version": job_schema_version,
             "serializer": DBOSPortableJSONSerializer(),
             "run_migrations": False,
             "use_listen_notify": True,

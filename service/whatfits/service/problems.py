@@ -8,6 +8,7 @@ One table maps what went wrong to a stable type URI, a title and a status:
     body not JSON                      -> 415 unsupported-media-type
     invalid value (`InputError`, pydantic) -> 422 invalid-input
     valid but not modelled yet (`UnsupportedError`) -> 422 unsupported
+    sent to another name than loopback -> 421 misdirected
     too many models being traced       -> 503 busy
     contradicts what is stored         -> 409 conflict
     no agent has the device            -> 409 no-agent
@@ -62,6 +63,9 @@ INVALID_INPUT = ProblemType(
 )
 UNSUPPORTED = ProblemType(
     slug="unsupported", title="Valid, but not modelled yet", status=HTTPStatus.UNPROCESSABLE_ENTITY
+)
+MISDIRECTED = ProblemType(
+    slug="misdirected", title="Sent to another host", status=HTTPStatus.MISDIRECTED_REQUEST
 )
 BUSY = ProblemType(slug="busy", title="Busy", status=HTTPStatus.SERVICE_UNAVAILABLE)
 CONFLICT = ProblemType(slug="conflict", title="Contradicts what is stored", status=HTTPStatus.CONFLICT)

@@ -1,13 +1,14 @@
-"""The composition root: API, pages and one local agent, served on this machine's loopback."""
+"""The composition root: API, pages and one local agent, served to this machine alone."""
 
 import uvicorn
 from fastapi import FastAPI
 
+from whatfits.service.api.middleware import LoopbackHostMiddleware
 from whatfits.service.app import create_app
 from whatfits.service.domain.planner import Planner
 from whatfits.service.local_agent import LocalAgent
 from whatfits.service.logs import configure_logging
-from whatfits.service.settings import Settings, check_loopback
+from whatfits.service.settings import Settings, check_host
 from whatfits.web.client import connect_in_process
 from whatfits.web.routes import add_pages
 
@@ -27,9 +28,11 @@ def run(host: str, port: int, *, agent: bool = True) -> None:
     """Serve until interrupted; `agent` has this machine measure, too.
 
     Raises:
-        InputError: `host` is not a loopback address.
+        InputError: `host` can be reached from other machines.
     """
-    settings = Settings(host=check_loopback(host), port=port)
+    settings = Settings(host=host, port=port)
+    check_host(settings.host, published_on=settings.published_on)
     configure_logging(json=settings.log_json)
     app = build_server_app(settings, local_agent=LocalAgent(settings) if agent else None)
-    uvicorn.run(app, host=settings.host, port=settings.port, server_header=False)
+    guarded = LoopbackHostMiddleware(app)
+    uvicorn.run(guarded, host=settings.host, port=settings.port, server_header=False)

@@ -3,6 +3,7 @@
 import ipaddress
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -27,6 +28,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     """Address to listen on; only loopback addresses are accepted, because there are no API keys yet."""
+    published_on: Literal["loopback"] | None = None
+    """Of a server in a container: where its port is published. Said to be `loopback`, it may listen on any address there."""
     port: int = Field(default=8000, ge=0, le=65535)
     """TCP port; 0 asks the system for a free one."""
     max_body_bytes: int = Field(default=MIB, gt=0)
@@ -61,19 +64,27 @@ class Settings(BaseSettings):
         return url
 
 
-def check_loopback(host: str) -> str:
-    """Return `host` if only this machine can reach it.
+def check_host(host: str, *, published_on: Literal["loopback"] | None = None) -> str:
+    """Return `host` if only this machine can reach it: by its address, or as whoever published the port declares.
+
+    A container's own loopback cannot be published, so a server in one has to listen elsewhere.
 
     Raises:
-        InputError: `host` is reachable from elsewhere; without API keys that is refused.
+        InputError: `host` is reachable from other machines; without API keys that is refused.
     """
-    if host == "localhost" or _is_loopback_address(host):
+    if published_on == "loopback" or is_loopback(host):
         return host
-    accepted = "a loopback address (127.0.0.1, ::1 or localhost): the server has no API keys yet, so it does not listen elsewhere"
+    accepted = (
+        "a loopback address (127.0.0.1, ::1 or localhost): the server has no API keys yet, so it does not listen "
+        "elsewhere. In a container whose port is published on 127.0.0.1 alone, WHATFITS_PUBLISHED_ON=loopback says so"
+    )
     raise InputError(field="host", value=host, accepted=accepted)
 
 
-def _is_loopback_address(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address means this machine and no other."""
+    if host == "localhost":
+        return True
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -126,7 +126,7 @@ def test_what_goes_wrong_is_told_and_the_agent_goes_on(
 def test_one_that_runs_is_cancelled_with_its_process(desk: Desk) -> None:
     body = make_body(Script.HANG)
     id_ = desk.post(body).json()["id"]
-    eventually(lambda: desk.runs.read_text())
+    eventually(desk.runs.read_text)
 
     assert desk.client.delete(f"{PATH}/{id_}").status_code == 202
 

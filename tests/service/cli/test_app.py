@@ -8,7 +8,18 @@ from syrupy.assertion import SnapshotAssertion
 
 from whatfits.service.cli import main
 
-COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measure", "measurements", "serve")
+COMMANDS = (
+    "plan",
+    "estimate",
+    "models",
+    "gpus",
+    "optimizers",
+    "trace",
+    "measure",
+    "measurements",
+    "migrate",
+    "serve",
+)
 HEAVY = ("fastapi", "numpy", "numba", "rich", "sqlalchemy", "starlette", "torch", "transformers", "uvicorn")
 
 

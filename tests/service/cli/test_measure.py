@@ -14,12 +14,23 @@ from whatfits.estimator.specs import RunSpec
 from whatfits.estimator.specs.measurement import Measurement, MeasurementStatus, MicroBatchSearch
 from whatfits.service.cli import main
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "model": "llama-60m",
     "training": {"micro_batch_size": 2, "seq_len": 256, "optimizer": {"name": "apollo", "rank": 32}},
     "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 1},
 }
-ESTIMATED = estimate_run(RunSpec.model_validate(SMALL)).memory
+ESTIMATED = estimate_run(
+    RunSpec.model_validate(
+        {
+            **SMALL,
+            "training": {
+                **SMALL["training"],
+                "optimizer": {"name": "apollo", "rank": 32, "implementation": "whatfits"},
+            },
+        }
+    )
+).memory
+"""Of our own code, which is what runs."""
 STAND_IN = """#!{python}
 import json, sys
 request = json.load(sys.stdin)
@@ -270,3 +281,44 @@ def test_a_search_whose_run_fails_exits_3(tmp_path: Path, capsys: pytest.Capture
 
     assert (code, out) == (3, "")
     assert "ended with status 9" in err
+
+
+def test_kernels_are_timed_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "python"
+    path.write_text(
+        f"""#!{sys.executable}
+import json
+environment = {{"device_name": "a CPU", "packages": {{"torch": "2.13"}}, "python": "3", "platform": "Linux"}}
+kernel = {{"kernel": "mm", "shape": {{"m": 4}}, "dtype": "bf16", "samples_seconds": [2.0, 1.0, 4.0], "flops": 4e12,
+          "bytes": None}}
+for line in (
+    {{"event": "environment", "environment": environment}}, {{"event": "kernel", "kernel": kernel}}, {{"event": "done"}}
+):
+    print(json.dumps(line))
+"""
+    )
+    path.chmod(0o755)
+
+    code, out, err = run(capsys, "--micro", "--device", "cpu", "--python", str(path))
+
+    assert (code, err) == (0, "")
+    assert "a CPU, torch 2.13" in out
+    assert out.splitlines()[-1].split() == ["mm", "m=4", "bf16", "2", "s", "2", "-"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cpu"], "error: SPEC: not given; accepted: a file, - for standard input, or --micro"),
+        (["run.json", "--micro", "--device", "cpu"], "error: SPEC: kernels are timed without a run"),
+        (
+            ["--micro", "--device", "cpu", "--find", "max-micro-batch"],
+            "error: --find: kernels are timed without a run",
+        ),
+    ],
+)
+def test_either_a_run_or_kernels(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    code, _, err = run(capsys, *arguments)
+
+    assert code == 2
+    assert err.startswith(said)

@@ -134,3 +134,24 @@ def test_a_database_without_tables_refuses(postgres_url: str, tmp_path: Path) ->
         with pytest.raises(StorageError, match="measurements"):
             MeasurementStore(engine).get("m-1")
         engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ("53100", StorageFullError),
+        ("40P01", StorageUnavailableError),
+        ("40001", StorageUnavailableError),
+        ("53300", StorageUnavailableError),
+        ("57P03", StorageUnavailableError),
+        ("22012", StorageError),
+    ],
+)
+def test_what_postgresql_reports_has_a_kind(postgres_url: str, state: str, kind: type[StorageError]) -> None:
+    """The server raises the state that it has for a full disk, a deadlock and so on."""
+    engine = open_database(postgres_url)
+    raising = text(f"DO $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = '{state}'; END $$")
+    with pytest.raises(StorageError) as caught, writing(engine) as session:
+        session.execute(raising)
+    engine.dispose()
+    assert type(caught.value) is kind

@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from whatfits.service.storage.database import open_database, reading, writing
+from whatfits.service.storage.errors import StorageError, StoredDataError
 from whatfits.service.storage.migrate import migrate
 from whatfits.service.storage.tables import Base
 
@@ -45,8 +46,11 @@ def test_migrating_again_changes_nothing(database_url: str, engine: Engine) -> N
         assert session.execute(text("SELECT hash FROM specs")).scalars().all() == ["h"]
 
 
-def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
-    code = "import sys; from whatfits.service.storage.migrate import migrate; sys.stdin.readline(); migrate(sys.argv[1])"
+def test_processes_that_start_at_once_all_succeed(empty_url: str) -> None:
+    code = (
+        "import sys; from whatfits.service.storage.shipped import prepare_database; sys.stdin.readline(); "
+        "prepare_database(sys.argv[1]).dispose()"
+    )
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", code, empty_url], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -63,6 +67,25 @@ def test_processes_that_migrate_at_once_all_succeed(empty_url: str) -> None:
     tables = set(inspect(engine).get_table_names())
     with reading(engine) as session:
         versions = session.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+        shipped = session.execute(text("SELECT count(*) FROM measurements")).scalar_one()
     engine.dispose()
     assert tables == {*Base.metadata.tables, "alembic_version"}
-    assert len(versions) == 1
+    assert (len(versions), shipped) == (1, 92)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(empty_url: str) -> None:
+    engine = open_database(empty_url)
+    with writing(engine) as session:
+        session.execute(text("CREATE TABLE shipped_files (mine INTEGER)"))  # the last one that is made
+    with pytest.raises(StorageError, match="shipped_files"):
+        migrate(empty_url)
+    tables = inspect(engine).get_table_names()
+    engine.dispose()
+    assert tables == ["shipped_files"]
+
+
+def test_tables_of_a_newer_version_are_left_alone(database_url: str, engine: Engine) -> None:
+    with writing(engine) as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoredDataError, match="a newer version of whatfits made the tables"):
+        migrate(database_url)

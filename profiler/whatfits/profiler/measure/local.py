@@ -8,7 +8,7 @@ from whatfits.estimator import estimate_run
 from whatfits.estimator.catalog import resolve_run
 from whatfits.estimator.catalog.depth import run_at_depth
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.specs import Estimate, RunSpec
+from whatfits.estimator.specs import Estimate, OptimizerImplementation, RunSpec
 from whatfits.estimator.specs.measurement import (
     Measurement,
     MeasurementFailure,
@@ -16,6 +16,7 @@ from whatfits.estimator.specs.measurement import (
     MeasureRequest,
     queue_name,
 )
+from whatfits.estimator.specs.own_code import OWN_CODE_OPTIMIZERS
 from whatfits.profiler.measure.child_process import Answer
 
 __all__ = ["expected", "measure_here", "resolved_request"]
@@ -38,13 +39,16 @@ def resolved_request(request: MeasureRequest) -> MeasureRequest:
 
 
 def expected(request: MeasureRequest, ask: Ask = estimate_run) -> Estimate:
-    """The estimate of what is measured, on the GPU that its hardware names.
+    """The estimate of what is measured, on the GPU that its hardware names: of our own code, where that is what runs.
 
     Raises:
         InputError: the run breaks a rule or names something unknown.
         UnsupportedError: the run is not modelled.
     """
-    run = request.spec
+    run, training = request.spec, request.spec.training
+    if training.optimizer.name in OWN_CODE_OPTIMIZERS:
+        optimizer = training.optimizer.model_copy(update={"implementation": OptimizerImplementation.WHATFITS})
+        run = run.model_copy(update={"training": training.model_copy(update={"optimizer": optimizer})})
     return ask(run if request.num_layers is None else run_at_depth(run, request.num_layers))
 
 

@@ -1,13 +1,15 @@
-"""What wraps every request: a limit on its size, security headers, and a problem document for the unexpected."""
+"""What wraps every request: whom it was sent to, a limit on its size, security headers, a problem document for the unexpected."""
 
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from whatfits.service.problems import INTERNAL_ERROR, build_problem_response
+from whatfits.service.problems import INTERNAL_ERROR, MISDIRECTED, build_problem_response
+from whatfits.service.settings import is_loopback
 
 # Plotly writes style elements and style attributes of its own, hence 'unsafe-inline' for styles alone.
 CONTENT_SECURITY_POLICY = (
@@ -19,6 +21,36 @@ SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+
+class LoopbackHostMiddleware:
+    """Answers only what was sent to this machine by a loopback name.
+
+    While there are no API keys, a page of another site must not reach the server through a name that resolves to
+    127.0.0.1, and a port that was published too widely by mistake must not look as if it worked.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _names_loopback(Headers(scope=scope).get("host", "")):
+            await self.app(scope, receive, send)
+            return
+        detail = (
+            "This server has no API keys yet, so it answers only requests sent to localhost, 127.0.0.1 or [::1]; "
+            "from another machine, use a tunnel such as ssh -L 8000:127.0.0.1:8000."
+        )
+        response = build_problem_response(MISDIRECTED, detail=detail, instance=scope["path"])
+        await response(scope, receive, send)
+
+
+def _names_loopback(host_header: str) -> bool:
+    """Whether a Host header (RFC 9110, section 7.2: a host, perhaps a port) names this machine."""
+    try:
+        return is_loopback(urlsplit(f"//{host_header}").hostname or "")
+    except ValueError:
+        return False
 
 
 class SecurityHeadersMiddleware:

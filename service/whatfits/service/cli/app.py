@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from whatfits.service.cli import agent, catalog, estimate, measure, measurements, plan, serve, trace
+from whatfits.service.cli import agent, catalog, estimate, measure, measurements, migrate, plan, serve, trace
 from whatfits.service.cli.exit_codes import ExitCode
 
 _EPILOG = (
@@ -36,6 +36,7 @@ app.command("measure", short_help="Real training steps on this machine, beside t
 app.command("serve", short_help="The web page and the REST API, on this machine.")(serve.serve)
 app.command("agent", short_help="Measure on this machine what others ask for.")(agent.agent)
 app.command("agents", short_help="The agents that are registered.")(agent.agents)
+app.command("migrate", short_help="Make a database ready for servers and agents.")(migrate.migrate)
 app.add_typer(measurements.app, name="measurements", short_help="What was measured: export and import.")
 
 

@@ -18,8 +18,8 @@ _WARMUP = 3
 
 def measure(
     spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="JSON file with the run; - for standard input.")
-    ],
+        str | None, typer.Argument(metavar="[SPEC]", help="JSON file with the run; - for standard input.")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="gpu or cpu; default: gpu where the NVIDIA driver finds one."),
@@ -49,6 +49,9 @@ def measure(
             metavar="SIZE", help="Use no more memory than this, such as 2GiB; needed by --find on a CPU."
         ),
     ] = None,
+    micro: Annotated[
+        bool, typer.Option("--micro", help="Time single kernels of the device instead of a run.")
+    ] = False,
     python: Annotated[
         str | None, typer.Option(metavar="PATH", help="Interpreter that measures; default: this one.")
     ] = None,
@@ -59,8 +62,16 @@ def measure(
     On a CPU the bytes of live tensors are counted; its hardware is then what the estimate is of. Exit status 1: out of
     memory (--find: not even one sequence runs).
     """
+    from whatfits.estimator.errors import InputError
     from whatfits.estimator.specs.measurement import MeasureRequest
 
+    if micro:
+        _time_kernels(
+            _choose_device(device), timeout, python, as_json=as_json, given={"SPEC": spec, "--find": find}
+        )
+        return
+    if spec is None:
+        raise InputError("SPEC", None, "a file, - for standard input, or --micro", reason="not given")
     request = MeasureRequest.model_validate(
         {
             "spec": _read_run(spec, cap),
@@ -152,14 +163,11 @@ def _search(request: "MeasureRequest", python: str | None, *, as_json: bool) -> 
 def _run(request: "MeasureRequest", python: str | None) -> "Measurement":
     """One run in a child, with a line that says how far it is."""
     from whatfits.profiler.measure.local import measure_here
-    from whatfits.service.cli.failures import MissingExtraError
     from whatfits.service.cli.output import note, progress_line
-    from whatfits.service.measure_child import missing_extra, run_child
+    from whatfits.service.measure_child import run_child
     from whatfits.service.tracing import OnDemand
 
-    missing = missing_extra() if python is None else None
-    if missing is not None:
-        raise MissingExtraError(missing)
+    _require_extra(python)
     size = request.spec.training.micro_batch_size
     with progress_line() as show:
 
@@ -178,6 +186,47 @@ def _run(request: "MeasureRequest", python: str | None) -> "Measurement":
             ),
             ask=OnDemand(notify=note).estimate,
         )
+
+
+def _time_kernels(
+    device: str, timeout: float, python: str | None, *, as_json: bool, given: dict[str, str | None]
+) -> None:
+    from whatfits.estimator.errors import InputError
+    from whatfits.estimator.specs.measurement import MeasureDevice
+    from whatfits.profiler.measure.micro_process import NoKernelsError, time_kernels
+    from whatfits.service.cli.failures import MeasureRunError
+    from whatfits.service.cli.output import print_json, progress_line, warn
+    from whatfits.service.cli.render_measurement import render_kernels
+
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(name, value, "--micro alone", reason="kernels are timed without a run")
+    _require_extra(python)
+    try:
+        with progress_line() as show:
+            found = time_kernels(
+                MeasureDevice(device),
+                timeout_seconds=timeout,
+                python=python or sys.executable,
+                on_kernel=lambda kernel: show(f"{kernel.kernel} {kernel.shape}"),
+            )
+    except NoKernelsError as error:
+        raise MeasureRunError(f"kernels were not timed: {error}") from error
+    if as_json:
+        print_json(found)
+    else:
+        render_kernels(found)
+    if not found.complete:
+        warn(f"not all kernels ran within {timeout:g} s")
+
+
+def _require_extra(python: str | None) -> None:
+    from whatfits.service.cli.failures import MissingExtraError
+    from whatfits.service.measure_child import missing_extra
+
+    missing = missing_extra() if python is None else None
+    if missing is not None:
+        raise MissingExtraError(missing)
 
 
 def _failure_of(measurement: "Measurement") -> Exception:

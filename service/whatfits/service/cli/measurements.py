@@ -1,4 +1,7 @@
-"""`whatfits measurements`: what the store holds, and files of it."""
+"""`whatfits measurements`: what the store holds, and files of it.
+
+The commands use the database itself, as agents do, and not a server: they work on a machine where none runs.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +12,8 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from whatfits.estimator.specs import MeasurementStatus
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 DatabaseUrl = Annotated[
@@ -18,6 +23,8 @@ DatabaseUrl = Annotated[
     ),
 ]  # fmt: skip
 Filter = Annotated[str | None, typer.Option(metavar="NAME", help="Only these.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the JSON that the REST API gives.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Of the measurement.")]
 
 
 def open_store(database_url: str | None) -> "Engine":
@@ -68,3 +75,72 @@ def import_(
 
     done = import_measurements(open_store(database_url), measurements)
     typer.echo(f"{done.new} new, {done.known} known already")
+
+
+@app.command("list", short_help="Measurements, newest first.")
+def list_(
+    status: Filter = None,
+    queue: Filter = None,
+    campaign: Filter = None,
+    source: Filter = None,
+    model: Filter = None,
+    optimizer: Filter = None,
+    cursor: Annotated[str | None, typer.Option(metavar="TEXT", help="The page after this one.")] = None,
+    limit: Annotated[int, typer.Option(metavar="N", help="Measurements on a page, at most 200.")] = 50,
+    database_url: DatabaseUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was measured, is measured and waits, each beside its estimate."""
+    from whatfits.service.cli.measurement_views import list_measurements
+    from whatfits.service.storage.measurements import MeasurementFilters
+
+    filters = MeasurementFilters(
+        status=check_status(status),
+        queue=queue,
+        campaign=campaign,
+        source=source,
+        model=model,
+        optimizer=optimizer,
+    )
+    list_measurements(open_store(database_url), filters, cursor=cursor, limit=limit, as_json=as_json)
+
+
+@app.command("show", short_help="One measurement beside its estimate.")
+def show(measurement_id: Id, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Print what was asked, what was expected, what came of it, and the difference."""
+    from whatfits.service.cli.measurement_views import show_measurement
+
+    show_measurement(open_store(database_url), measurement_id, as_json=as_json)
+
+
+@app.command("cancel", short_help="Stop a measurement.")
+def cancel(measurement_id: Id, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """End a measurement at once where it waits; where it runs, its agent ends it within two seconds."""
+    from whatfits.service.cli.measurement_views import cancel_measurement
+
+    cancel_measurement(open_store(database_url), measurement_id, as_json=as_json)
+
+
+@app.command("watch", short_help="Follow a measurement to its end.")
+def watch(measurement_id: Id, database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
+    """Print progress as it comes, and the measurement when it is final. Exit status 1: it failed or was cancelled."""
+    from whatfits.service.cli.measurement_views import watch_measurement
+
+    watch_measurement(open_store(database_url), measurement_id, as_json=as_json)
+
+
+def check_status(name: str | None) -> "MeasurementStatus | None":
+    """The status of that name.
+
+    Raises:
+        InputError: There is none.
+    """
+    from whatfits.estimator.errors import InputError, near_matches
+    from whatfits.estimator.specs import MeasurementStatus
+
+    names = [str(status) for status in MeasurementStatus]
+    if name is None:
+        return None
+    if name not in names:
+        raise InputError("--status", name, ", ".join(names), suggestions=near_matches(name, names))
+    return MeasurementStatus(name)

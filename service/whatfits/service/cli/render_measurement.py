@@ -12,6 +12,7 @@ from whatfits.estimator.specs.measurement import (
     MeasurementOutcome,
     MeasurementResult,
     MicroBatchSearch,
+    MicroBenchmark,
 )
 from whatfits.estimator.units import format_bytes, format_seconds
 from whatfits.service.cli.output import build_table, print_rendered
@@ -63,6 +64,26 @@ def render_search(search: MicroBatchSearch) -> None:
     else:
         answer = Text(f"largest micro-batch: {search.max_micro_batch_size}", style="bold green")
     print_rendered(answer, f"the estimate's guess was {search.guess}", "", table)
+
+
+def render_kernels(found: MicroBenchmark) -> None:
+    """Print a line per kernel: its median time and what that is in rates."""
+    headings = ("median", "TFLOPS", "GB/s")
+    table = build_table("kernel", "shape", "dtype", *headings, right=headings)
+    for kernel in found.kernels:
+        seconds = median(kernel.samples_seconds)
+        table.add_row(
+            kernel.kernel,
+            " ".join(f"{name}={value}" for name, value in kernel.shape.items()),
+            kernel.dtype,
+            format_seconds(seconds),
+            "-" if kernel.flops is None else f"{kernel.flops / seconds / 1e12:.3g}",
+            "-" if kernel.bytes is None else f"{kernel.bytes / seconds / 1e9:.3g}",
+        )
+    environment = found.environment
+    print_rendered(
+        f"{environment.device_name}, torch {environment.packages.get('torch', 'unknown')}", "", table
+    )
 
 
 def _word_outcome(result: MeasurementResult) -> Text:

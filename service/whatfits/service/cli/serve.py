@@ -21,9 +21,9 @@ def serve(
             "serve needs the server, which is not installed: pip install 'whatfits[service]'"
         )
 
-    from whatfits.service.settings import check_loopback
+    from whatfits.service.settings import Settings, check_host
 
-    _check_port_is_free(check_loopback(host), port)
+    _check_port_is_free(check_host(host, published_on=Settings().published_on), port)
 
     from whatfits.service.serve import run
 

@@ -29,7 +29,7 @@ from whatfits.service.storage.errors import ConflictError
 from whatfits.service.storage.measurements import MeasurementFilters, MeasurementStore
 from whatfits.service.storage.paging import Page
 
-__all__ = ["Jobs", "Measurements", "NoAgentError", "Submission"]
+__all__ = ["Jobs", "Measurements", "NoAgentError", "Submission", "cancel"]
 
 
 class Submission(MeasureRequest):
@@ -53,6 +53,29 @@ class Jobs(Protocol):
     def cancel(self, measurement_id: str) -> None:
         """Take it out."""
         ...
+
+
+_ENDED = {
+    MeasurementStatus.SUCCEEDED: "succeeded",
+    MeasurementStatus.FAILED: "failed",
+    MeasurementStatus.CANCELLED: "was cancelled",
+}
+
+
+def cancel(measurement_id: str, *, store: MeasurementStore, claims: ClaimStore, jobs: Jobs) -> None:
+    """Stop a measurement, or ask its agent to.
+
+    Raises:
+        NotFoundError: There is none with this id.
+        ConflictError: It has ended.
+    """
+    if not store.request_cancel(measurement_id):
+        status = claims.read(measurement_id).status
+        raise ConflictError(f"measurement {measurement_id!r} has ended: it {_ENDED[status]}")
+    if claims.read(measurement_id).status is MeasurementStatus.QUEUED:
+        # An agent that takes it at this moment finds it final, or notices within half a second.
+        store.finish(measurement_id, None)
+        jobs.cancel(measurement_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +154,7 @@ class Measurements:
             NotFoundError: There is none with this id.
             ConflictError: It has ended.
         """
-        if not self.store.request_cancel(measurement_id):
-            status = self.claims.read(measurement_id).status
-            raise ConflictError(f"measurement {measurement_id!r} has ended: it {_ENDED[status]}")
-        if self.claims.read(measurement_id).status is MeasurementStatus.QUEUED:
-            # An agent that takes it at this moment finds it final, or notices within half a second.
-            self.store.finish(measurement_id, None)
-            self.jobs.cancel(measurement_id)
+        cancel(measurement_id, store=self.store, claims=self.claims, jobs=self.jobs)
         return self.store.get(measurement_id)
 
     def progress_after(self, measurement_id: str, sequence: int) -> tuple[tuple[int, Progress], ...]:
@@ -183,13 +200,6 @@ class Measurements:
                 return expected(_request_of(submission), self.planner.estimate), ()
         except UnsupportedError as error:
             return None, (f"Not estimated: {error}.",)
-
-
-_ENDED = {
-    MeasurementStatus.SUCCEEDED: "succeeded",
-    MeasurementStatus.FAILED: "failed",
-    MeasurementStatus.CANCELLED: "was cancelled",
-}
 
 
 def _request_of(submission: Submission) -> MeasureRequest:

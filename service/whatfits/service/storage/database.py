@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, StatementError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -64,7 +64,7 @@ def open_database(url: str, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECOND
     """
     parsed = parse_database_url(url)
     if parsed.drivername != "sqlite":
-        arguments = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "options": "-c timezone=utc"}
+        arguments = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS}
         return create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
     _make_folder(Path(str(parsed.database)))
     engine = create_engine(parsed, connect_args={"timeout": busy_timeout_seconds})
@@ -148,7 +148,7 @@ def _storage_error(error: DBAPIError, url: URL) -> StorageError:
     if "is locked" in said or state in _BUSY:
         return StorageUnavailableError(f"the database {where} is busy: {said}")
     lost = error.connection_invalidated or state.startswith(_CONNECTION_LOST)
-    unreached = not state and url.drivername != "sqlite"
+    unreached = not state and url.drivername != "sqlite" and isinstance(error, OperationalError)
     if lost or unreached or "unable to open" in said:
         return StorageUnavailableError(f"the database {where} cannot be reached: {said}")
     return StorageError(f"the database {where} refuses: {said}")

@@ -6,9 +6,11 @@ migrations of one call, happen in one transaction.
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
 
 from whatfits.service.storage.database import open_database, translating_errors
+from whatfits.service.storage.errors import StoredDataError
 
 __all__ = ["migrate"]
 
@@ -20,12 +22,16 @@ def migrate(url: str) -> None:
     """Create or upgrade the tables of a database; does nothing where they are up to date.
 
     Raises:
-        StorageError: The database cannot be reached or changed.
+        StorageError: The database cannot be reached or changed, or a newer version of whatfits made its tables.
     """
     engine = open_database(url)
     try:
         with translating_errors(engine):
             _upgrade(engine)
+    except CommandError as error:  # Alembic's for a version that it has no file of
+        raise StoredDataError(
+            f"a newer version of whatfits made the tables of the database ({error})"
+        ) from error
     finally:
         engine.dispose()
 
