@@ -102,7 +102,9 @@ class _Campaign:
                 return None
             return next(agent for agent in self.agents if f"agent_id={found['agent']}" in agent.log)
 
-        return eventually(find, seconds=240)
+        member = eventually(find, seconds=240)
+        assert member is not None
+        return member
 
     def wait_for(self, id_: str, *, attempts: int) -> None:
         eventually(lambda: self.get(id_)["attempts"] >= attempts, seconds=240)

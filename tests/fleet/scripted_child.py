@@ -14,7 +14,7 @@ ENVIRONMENT: dict[str, object] = {
     "device_name": "a scripted CPU", "gpu_uuids": [], "device_total_bytes": None, "compute_capability": None,
     "driver": None, "packages": {"torch": "2.13"}, "torch_cuda": None, "python": "3.11", "platform": "Linux", "commit": None,
 }  # fmt: skip
-RESULT = {
+RESULT: dict[str, object] = {
     "outcome": "completed", "reached_step": 3, "reached_phase": None, "num_layers": 2, "num_parameters": 1000, "peaks": [],
     "peak_requested_bytes": 4096, "peak_allocated_bytes": None, "peak_reserved_bytes": None,
     "times": {"forward": [0.1], "loss": [], "backward": [0.2], "optimizer_step": [0.1], "step": [0.4]},

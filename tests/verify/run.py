@@ -9,7 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler"))]
+sys.path[:0] = [
+    str(ROOT),
+    *(str(ROOT / name) for name in ("estimator", "optim_impls", "profiler", "service", "web")),
+]
 
 from tests.verify.accuracy import verify_recordings  # noqa: E402 (the path is set above)
 from tests.verify.architectures import verify_architectures  # noqa: E402 (the same)
@@ -20,6 +23,7 @@ from tests.verify.facts import (  # noqa: E402 (the same)
     verify_parameter_counts,
     verify_published,
 )
+from tests.verify.faults import verify_faults  # noqa: E402 (the same)
 from tests.verify.optimizers import verify_training  # noqa: E402 (the same)
 from tests.verify.points import verify_points, verify_second_stack  # noqa: E402 (the same)
 from tests.verify.report import Section, render  # noqa: E402 (the same)
@@ -35,6 +39,7 @@ POINTS: tuple[Callable[[], Section], ...] = (
     verify_parameter_counts,
     verify_fsdp,
     verify_training,
+    verify_faults,
 )
 
 

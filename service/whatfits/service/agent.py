@@ -20,7 +20,7 @@ import structlog
 
 from whatfits.estimator.specs import MeasurementFailure, MeasurementResult, MeasureRequest, Progress
 from whatfits.estimator.specs.measurement import FailureKind
-from whatfits.profiler.measure.nvml import NvmlUnavailableError, open_nvml
+from whatfits.profiler.measure.nvml import Library, NvmlUnavailableError, open_nvml
 from whatfits.service.attempts import Attempts, Runner
 from whatfits.service.domain.agents import Agent
 from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, Worker
@@ -41,13 +41,16 @@ _OCCUPIED_POLL_SECONDS = 2.0
 _log = structlog.get_logger()
 
 
-def run_agent(settings: Settings, slot_name: str, *, run: Runner | None = None) -> None:
+def run_agent(
+    settings: Settings, slot_name: str, *, run: Runner | None = None, library: Library | None = None
+) -> None:
     """Measure on a slot until told to end.
 
     Args:
         settings: Database and intervals.
         slot_name: Such as `gpu0`, `gpu0-7` or `cpu`.
         run: Carries out requests; a child process on the slot's devices when left out.
+        library: What answers for the driver, when it is not the driver.
 
     Raises:
         InputError: The slot is none.
@@ -55,9 +58,9 @@ def run_agent(settings: Settings, slot_name: str, *, run: Runner | None = None) 
         SlotTakenError: Another agent, or another program, uses them.
         StorageError: The database cannot be used.
     """
-    slot = _find(slot_name)
+    slot = _find(slot_name, library)
     with hold(slot, settings.lock_folder):
-        users = users_of(slot)
+        users = users_of(slot, library)
         if users:
             raise SlotTakenError(f"{slot.name} is in use: {', '.join(users)}; an agent needs it for itself")
         agent = AgentProcess(settings, slot, run or partial(run_on, slot))
@@ -192,11 +195,11 @@ def leave_process(status: int) -> None:
     os._exit(status)
 
 
-def _find(name: str) -> Slot:
+def _find(name: str, library: Library | None) -> Slot:
     if name == "cpu":
         return find_slot(name, None)
     try:
-        with open_nvml() as nvml:
+        with open_nvml(library) as nvml:
             return find_slot(name, nvml)
     except NvmlUnavailableError:
         return find_slot(name, None)

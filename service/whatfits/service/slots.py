@@ -12,7 +12,7 @@ from pathlib import Path
 
 from whatfits.estimator.catalog import resolve_gpu
 from whatfits.estimator.errors import InputError, WhatfitsError
-from whatfits.profiler.measure.nvml import Gpu, Nvml, NvmlError, NvmlUnavailableError, open_nvml
+from whatfits.profiler.measure.nvml import Gpu, Library, Nvml, NvmlError, open_nvml
 
 __all__ = [
     "CPU_QUEUE",
@@ -101,22 +101,20 @@ def hold(slot: Slot, folder: Path | None = None) -> Iterator[None]:
         yield
 
 
-def users_of(slot: Slot, own: Sequence[int] = ()) -> tuple[str, ...]:
-    """Who uses the GPUs of a slot besides our own processes, in words; nobody where the driver does not tell."""
+def users_of(slot: Slot, library: Library | None = None) -> tuple[str, ...]:
+    """Who uses the GPUs of a slot, in words; to be asked while no measurement of ours runs."""
     if not slot.gpu_uuids:
         return ()
     try:
-        with open_nvml() as nvml:
-            return _users_of(slot, nvml, own)
-    except NvmlUnavailableError as error:
-        return (f"nobody knows who: {error}",)
-
-
-def _users_of(slot: Slot, nvml: Nvml, own: Sequence[int]) -> tuple[str, ...]:
-    gpus = [nvml.gpu(uuid) for uuid in slot.gpu_uuids]
-    return tuple(
-        f"process {process.pid} on GPU {gpu.index}" for gpu in gpus for process in gpu.foreign_processes(own)
-    )
+        with open_nvml(library) as nvml:
+            gpus = [nvml.gpu(uuid) for uuid in slot.gpu_uuids]
+            return tuple(
+                f"process {process.pid} on GPU {gpu.index}"
+                for gpu in gpus
+                for process in gpu.foreign_processes(())
+            )
+    except NvmlError as error:
+        return (f"by nobody knows whom: {error}",)
 
 
 def _slot_of(name: str, gpus: Sequence[Gpu]) -> Slot:

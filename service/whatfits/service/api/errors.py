@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs.validation import describe_errors
@@ -74,6 +75,8 @@ def register_problem_handlers(app: FastAPI) -> None:
 
 def _answer_http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods_at(request))
     kind, sentence = _HTTP_PROBLEMS[HTTPStatus(error.status_code)]
     detail = sentence.format(
         path=request.url.path,
@@ -82,6 +85,12 @@ def _answer_http_error(request: Request, error: HTTPException) -> Response:
         limit=request.app.state.settings.max_body_bytes,
     )
     return build_problem_response(kind, detail=detail, instance=request.url.path, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """The methods of all routes that match the path; the router names those of the first alone."""
+    matching = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
 
 
 def _answer_validation_error(request: Request, error: RequestValidationError) -> Response:

@@ -36,8 +36,9 @@ async def follow(
         if status != told and not claim.is_final:
             told = status
             yield _event("status", status)
-        for after, report in reports:  # noqa: PLR1704 - goes on from the last one
-            yield _event("progress", report, after)
+        for number, report in reports:
+            after = number
+            yield _event("progress", report, number)
         if claim.is_final:
             measurement = await asyncio.to_thread(measurements.get, measurement_id)
             yield _event("final", describe_measurement(measurement))

@@ -55,7 +55,7 @@ def show_measurement(database: Database, measurement_id: str, *, as_json: bool) 
 
 def cancel_measurement(database: Database, measurement_id: str, *, as_json: bool) -> None:
     """Cancel one, and print what it is now."""
-    from whatfits.service.engine import Engine  # noqa: PLC0415 - takes a moment to load, and only this needs it
+    from whatfits.service.engine import Engine
 
     jobs = Engine(database.url.render_as_string(hide_password=False))
     try:
@@ -81,7 +81,8 @@ def watch_measurement(database: Database, measurement_id: str, *, as_json: bool)
     seen = 0
     while True:
         is_final = claims.read(measurement_id).is_final
-        for seen, report in store.progress_after(measurement_id, seen):  # noqa: B020 - goes on from the last
+        for number, report in store.progress_after(measurement_id, seen):
+            seen = number
             typer.echo(_word(report), err=True)
         if is_final:
             break
