@@ -88,7 +88,7 @@ def test_a_model_that_raises_is_a_failure_that_says_where(
         (
             '{"spec": {"model": "llama-60m", "hardware": {"gpu": "h100"}, "modle": 1}}',
             "spec.modle",
-            "unknown",
+            "there is no key 'modle'",
         ),
         (
             '{"spec": {"model": "llama-60m", "hardware": {"gpu": "h100"}}, "warmup_steps": 0}',
@@ -120,12 +120,14 @@ def test_a_config_that_makes_no_model_is_refused(tmp_path: Path, monkeypatch: py
     assert failure.field == "spec.model"
 
 
-@pytest.mark.parametrize("zero_stage", [0, 3])
-def test_two_ranks_are_measured_as_one_of_them(zero_stage: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "parallelism", [{"dp_replicate_degree": 2}, {"dp_shard_degree": 2, "zero_stage": 3}], ids=["ddp", "fsdp2"]
+)
+def test_two_ranks_are_measured_as_one_of_them(parallelism: dict[str, int], tmp_path: Path) -> None:
     request = make_request(
         hardware={"num_gpus": 2},
         training={"precision": "fp32"},
-        spec={"parallelism": {"zero_stage": zero_stage}},
+        spec={"parallelism": parallelism},
         measured_steps=1,
     )
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -136,7 +138,7 @@ def test_two_ranks_are_measured_as_one_of_them(zero_stage: int, tmp_path: Path) 
 
     assert result.outcome is MeasurementOutcome.COMPLETED
     assert result.notes[0] == "All figures are those of rank 0 of 2."
-    if zero_stage:  # sharded memory is not traced event by event
+    if "zero_stage" in parallelism:  # sharded memory is not traced event by event
         assert result.traced_peak_requested_bytes is None
         assert result.num_parameters > 0
     else:  # DDP's buckets are a second copy of the gradients
