@@ -40,7 +40,8 @@ from whatfits.profiler.measure.recipe import Recipe, build_recipe
 from whatfits.profiler.measure.snapshots import write_snapshot
 from whatfits.profiler.measure.timing import Timer
 from whatfits.profiler.measure.training_run import TrainingRun, build_real_model, place, undisturbed
-from whatfits.profiler.trace.configs import ConfigError, describe
+from whatfits.profiler.trace.config_errors import ConfigError
+from whatfits.profiler.trace.configs import describe
 from whatfits.profiler.trace.stack import running_stack, short_version
 
 __all__ = ["measure"]
