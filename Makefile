@@ -10,6 +10,7 @@ VENV ?= .venv
 PORT ?= 8000
 HOST ?= 127.0.0.1
 WORKERS ?= 2
+MINUTES ?= 8
 TESTS ?= tests
 # Pythons of environments with other library versions, separated by ":", and a checkout of lit-gpt (make accuracy).
 STACK_PYTHON ?=
@@ -20,7 +21,7 @@ SOURCES := estimator optim_impls profiler service web
 CHECKED := $(wildcard $(SOURCES) tests benchmarks)
 MAX_FILE_LINES := 400
 
-.PHONY: help setup serve test check format verify bench docs-optimizers docs-architectures accuracy profiles gpu-first clean
+.PHONY: help setup serve test check format verify bench docs-optimizers docs-architectures accuracy profiles gpu-first gpu-campaign clean
 
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +78,9 @@ profiles: $(VENV)/.dev $(if $(STACK_PYTHON),,.stack/bin/python) ## trace the mod
 
 gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
 	$(BIN)/python -m whatfits.profiler.gpu_first
+
+gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8)
+	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES)
 
 clean: ## remove .venv, caches and build results
 	rm -rf $(VENV) .stack dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

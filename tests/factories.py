@@ -13,11 +13,14 @@ from whatfits.estimator.specs import (
     RunSpec,
     TrainingSpec,
 )
+from whatfits.estimator.specs.measurement import MeasurementResult, MeasureRequest
 
 __all__ = [
     "make_config",
     "make_gpu",
     "make_hardware",
+    "make_measure_request",
+    "make_measurement_result",
     "make_model",
     "make_optimizer",
     "make_parallelism",
@@ -91,3 +94,41 @@ def make_run(**changes: Any) -> RunSpec:
 def make_plan_request(**changes: Any) -> PlanRequest:
     """LLaMA 60M on one A100."""
     return PlanRequest.model_validate({"model": "llama-60m", "hardware": "a100-80gb-sxm", **changes})
+
+
+def make_measure_request(**changes: Any) -> MeasureRequest:
+    """Two measured steps on a CPU; a dict for `spec` changes single fields of the run."""
+    run = make_run(**changes.pop("spec", {}))
+    return MeasureRequest.model_validate({"device": "cpu", "spec": run, "measured_steps": 2, **changes})
+
+
+def make_measurement_result(**changes: Any) -> MeasurementResult:
+    """Two steps on a CPU."""
+    result: dict[str, Any] = {
+        "outcome": "completed",
+        "reached_step": 5,
+        "reached_phase": None,
+        "num_layers": 8,
+        "num_parameters": 58_073_600,
+        "peaks": [{"step": "steady", "phase": "backward", "peak_requested_bytes": 600_000_000}],
+        "peak_requested_bytes": 600_000_000,
+        "peak_allocated_bytes": None,
+        "peak_reserved_bytes": None,
+        "times": {
+            "forward": [0.1, 0.1],
+            "loss": [],
+            "backward": [0.2, 0.2],
+            "optimizer_step": [0.1, 0.1],
+            "step": [0.4, 0.42],
+        },
+        "tokens_per_second": 320.0,
+        "mfu": None,
+        "environment": {
+            "device_name": "CPU",
+            "packages": {"torch": "2.13.0"},
+            "python": "3.11.2",
+            "platform": "Linux",
+        },
+        **changes,
+    }
+    return MeasurementResult.model_validate(result)

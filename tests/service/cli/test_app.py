@@ -8,7 +8,7 @@ from syrupy.assertion import SnapshotAssertion
 
 from whatfits.service.cli import main
 
-COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "serve")
+COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measure", "serve")
 HEAVY = ("fastapi", "numpy", "numba", "rich", "starlette", "torch", "transformers", "uvicorn")
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "ClockReadings",
     "DeviceReadings",
     "FailureKind",
+    "KernelTimes",
     "MeasureDevice",
     "MeasureRequest",
     "MeasuredEnvironment",
@@ -23,6 +24,8 @@ __all__ = [
     "MeasurementOutcome",
     "MeasurementResult",
     "MeasurementStatus",
+    "MicroBatchSearch",
+    "MicroBenchmark",
     "PhasePeaks",
     "Progress",
     "StepTimes",
@@ -306,3 +309,46 @@ class Measurement(Spec):
     """When it became final."""
     source: str = "local"
     """`local`, or where an imported one comes from."""
+
+
+class MicroBatchSearch(Spec):
+    """The largest micro-batch that a device carries, found by trying."""
+
+    max_micro_batch_size: int | None
+    """The largest that ran; null when not even one sequence did."""
+    smallest_too_large: int | None
+    """The smallest that did not; null when all that were tried ran, up to the limit."""
+    guess: int
+    """The estimate's, where the search began."""
+    limit_bytes: int | None
+    """On a CPU: the bytes of live tensors that were allowed."""
+    probes: tuple[Measurement, ...]
+    """Every run, in order."""
+
+
+class KernelTimes(Spec):
+    """One operation alone on a device, again and again."""
+
+    kernel: str
+    """Name of the operation, such as `mm`."""
+    shape: dict[str, int]
+    """Sizes by name."""
+    dtype: str
+    """Of its tensors."""
+    samples_seconds: tuple[_Seconds, ...]
+    """Every call's time, in order, after warm-up."""
+    flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    """Of one call; null where it depends on the data, as of an SVD."""
+    bytes: _Bytes | None
+    """Read and written by one call, each tensor once; of a collective the message; null where it depends on the data."""
+
+
+class MicroBenchmark(Spec):
+    """Kernels of one device."""
+
+    environment: MeasuredEnvironment
+    """Where and with what."""
+    kernels: tuple[KernelTimes, ...]
+    """In the order they ran."""
+    complete: bool
+    """Whether all ran in the time there was."""

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from whatfits.profiler.process_family import OFFLINE, end_family
 from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.events import Trace
 from whatfits.profiler.trace.options import Dims, StepOptions
@@ -65,7 +65,7 @@ environment's site-packages on its path the child would load our numpy or torch,
 in place of its own; and the estimator's package needs pydantic, which few environments that train have."""
 _PACKAGES = ("whatfits.profiler", "whatfits.estimator", "whatfits.estimator.profile")
 """The tracer, and of the estimator the formulas that both use."""
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+_WITHOUT_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
 _SHOWN_STDERR = 2000
 _LARGEST_ANSWER = 2**28
 
@@ -142,7 +142,7 @@ class TraceChild:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env={**os.environ, **_OFFLINE},
+                env={**os.environ, **OFFLINE, **_WITHOUT_DEVICE},
                 start_new_session=True,
             )
         except OSError as error:
@@ -193,10 +193,8 @@ class TraceChild:
         return self._receive()
 
     def close(self) -> None:
-        """Kill the child with its whole process group; it has nothing to save."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        """Kill the child with whatever it started; it has nothing to save."""
+        end_family(self._process)
         for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):

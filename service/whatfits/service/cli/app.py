@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from whatfits.service.cli import catalog, estimate, plan, serve, trace
+from whatfits.service.cli import catalog, estimate, measure, plan, serve, trace
 from whatfits.service.cli.exit_codes import ExitCode
 
 _EPILOG = (
@@ -30,6 +30,9 @@ app.command("models", short_help="The models of the catalog.")(catalog.models)
 app.command("gpus", short_help="The GPUs of the catalog.")(catalog.gpus)
 app.command("optimizers", short_help="The optimizers whose memory is modelled.")(catalog.optimizers)
 app.command("trace", short_help="Make a model's memory profile with your libraries.")(trace.trace)
+app.command("measure", short_help="Real training steps on this machine, beside the estimate.")(
+    measure.measure
+)
 app.command("serve", short_help="The web page and the REST API, on this machine.")(serve.serve)
 
 

@@ -33,6 +33,10 @@ class TraceRunError(Exception):
     """The model's code raised while it was traced, or did not end in time."""
 
 
+class MeasureRunError(Exception):
+    """A run that was to be measured raised, died, or did not end in time."""
+
+
 def describe_failure(error: Exception) -> Failure:
     """Say what went wrong: bad input names the field, the value and what is accepted."""
     match error:
@@ -40,7 +44,7 @@ def describe_failure(error: Exception) -> Failure:
             return Failure(lines=(str(error),), exit_code=ExitCode.BAD_INPUT)
         case ValidationError():
             return Failure(lines=_describe_validation_error(error), exit_code=ExitCode.BAD_INPUT)
-        case MissingExtraError() | ServiceStartError() | TraceRunError():
+        case MissingExtraError() | ServiceStartError() | TraceRunError() | MeasureRunError():
             return Failure(lines=(str(error),), exit_code=ExitCode.FAILED)
         case _:
             line = f"internal error: {type(error).__name__}: {error} (WHATFITS_DEBUG=1 shows where)"

@@ -2,16 +2,20 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import RenderableType
     from rich.table import Table
 
 _WIDTH_WITHOUT_TERMINAL = 160
+_CLEAR_LINE = "\x1b[K"
 
 
 def print_json(answer: BaseModel) -> None:
@@ -52,6 +56,21 @@ def note(sentence: str) -> None:
     """Say on standard error what takes time, to a person who watches."""
     if sys.stderr.isatty():
         typer.echo(sentence, err=True)
+
+
+@contextmanager
+def progress_line() -> "Iterator[Callable[[str], None]]":
+    """A line on standard error that is written over, to a person who watches; gone at the end."""
+    shown = sys.stderr.isatty()
+
+    def show(sentence: str) -> None:
+        if shown:
+            typer.echo(f"\r{_CLEAR_LINE}{sentence}", err=True, nl=False)
+
+    try:
+        yield show
+    finally:
+        show("")
 
 
 def _write(text: str) -> None:
