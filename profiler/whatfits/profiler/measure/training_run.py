@@ -37,7 +37,10 @@ _LOSS_SCALE = 2.0**8
 def build_real_model(recipe: Recipe, device: str) -> nn.Module:
     """The model with random weights drawn from the recipe's seed, made on a device."""
     torch.manual_seed(recipe.seed)
-    return build_model(recipe.dims, recipe.options, device=device)
+    model = build_model(recipe.dims, recipe.options, device=device)
+    if device != "cpu":
+        torch.cuda.empty_cache()  # what drawing the weights took is no part of training
+    return model
 
 
 def place(model: nn.Module, device: str) -> None:
