@@ -24,6 +24,7 @@ from tests.verify.facts import (  # noqa: E402 (the same)
     verify_published,
 )
 from tests.verify.faults import verify_faults  # noqa: E402 (the same)
+from tests.verify.measured import verify_measured  # noqa: E402 (the same)
 from tests.verify.optimizers import verify_training  # noqa: E402 (the same)
 from tests.verify.points import verify_points, verify_second_stack  # noqa: E402 (the same)
 from tests.verify.report import Section, render  # noqa: E402 (the same)
@@ -39,6 +40,7 @@ POINTS: tuple[Callable[[], Section], ...] = (
     verify_parameter_counts,
     verify_fsdp,
     verify_training,
+    verify_measured,
     verify_faults,
 )
 
