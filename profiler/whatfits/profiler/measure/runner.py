@@ -197,7 +197,8 @@ class _Run:
         """The steps of the estimator's timeline; the last one refreshes. Returns the model as it is spread over ranks."""
         with self.probe.recording(self.device.name):
             self.probe.enter("setup", step=-1)
-            place(model, self.device.name)
+            if self.device.name == "cpu":
+                place(model, self.device.name)  # so that the weights are recorded; on a GPU they are counted
             called = spread(self.recipe, model, self.device.name)
             run = self._run(model, called, self.probe, NUM_STEPS - 1)
             self.package = optimizer_package(run.optimizer)

@@ -37,7 +37,10 @@ _LOSS_SCALE = 2.0**8
 def build_real_model(recipe: Recipe, device: str) -> nn.Module:
     """The model with random weights drawn from the recipe's seed, made on a device."""
     torch.manual_seed(recipe.seed)
-    return build_model(recipe.dims, recipe.options, device=device)
+    model = build_model(recipe.dims, recipe.options, device=device)
+    if device != "cpu":
+        torch.cuda.empty_cache()  # what drawing the weights took is no part of training
+    return model
 
 
 def place(model: nn.Module, device: str) -> None:
@@ -118,7 +121,7 @@ class TrainingRun:
         probe.enter("rest", step=number)
 
     def _micro_batch(self, number: int) -> tuple[Any, ...]:
-        """Forward and backward; returns what the loop holds until the end of the step, in the order of its release."""
+        """Forward and backward; returns what the loop holds until the end of the step: a tuple drops its last first."""
         keep = self.recipe.training.loop.keep_outputs
         self.probe.enter("forward", step=number)
         given = make_inputs(self.recipe, self.model, torch.device(self.device))
@@ -131,7 +134,7 @@ class TrainingRun:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         if keep is KeepOutputs.BACKWARD:
             outputs = None
-        return outputs, loss, given
+        return given, loss, outputs
 
     def _update(self) -> None:
         """Unscale, clip, copy to master precision, step, drop the gradients: in the order in which that is modelled."""
