@@ -121,7 +121,7 @@ class TrainingRun:
         probe.enter("rest", step=number)
 
     def _micro_batch(self, number: int) -> tuple[Any, ...]:
-        """Forward and backward; returns what the loop holds until the end of the step, in the order of its release."""
+        """Forward and backward; returns what the loop holds until the end of the step: a tuple drops its last first."""
         keep = self.recipe.training.loop.keep_outputs
         self.probe.enter("forward", step=number)
         given = make_inputs(self.recipe, self.model, torch.device(self.device))
@@ -134,7 +134,7 @@ class TrainingRun:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
         if keep is KeepOutputs.BACKWARD:
             outputs = None
-        return outputs, loss, given
+        return given, loss, outputs
 
     def _update(self) -> None:
         """Unscale, clip, copy to master precision, step, drop the gradients: in the order in which that is modelled."""
