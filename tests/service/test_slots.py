@@ -52,7 +52,7 @@ def test_the_cpu_is_a_slot_without_a_driver() -> None:
 
 @pytest.mark.parametrize("name", ["", "gpu", "gpu-1", "gpu2-1", "GPU0", "cpu0", "gpu0,1", "gpu0\n"])
 def test_other_names_are_refused_naming_what_is_accepted(driver: FakeDriver, name: str) -> None:
-    with pytest.raises(InputError, match="slot: .* accepted: cpu, or gpu with the numbers"):
+    with pytest.raises(InputError, match=r"slot: .* accepted: cpu, or gpu with the numbers"):
         find(driver, name)
 
 

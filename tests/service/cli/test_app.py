@@ -8,7 +8,19 @@ from syrupy.assertion import SnapshotAssertion
 
 from whatfits.service.cli import main
 
-COMMANDS = ("plan", "estimate", "models", "gpus", "optimizers", "trace", "measure", "measurements", "serve")
+COMMANDS = (
+    "plan",
+    "estimate",
+    "models",
+    "gpus",
+    "optimizers",
+    "trace",
+    "measure",
+    "agent",
+    "agents",
+    "measurements",
+    "serve",
+)
 HEAVY = ("fastapi", "numpy", "numba", "rich", "sqlalchemy", "starlette", "torch", "transformers", "uvicorn")
 
 
