@@ -64,6 +64,8 @@ class FakeDriver:
             raise AttributeError(name)
 
         def call(*arguments: Any) -> int:  # Any: ctypes
+            if not self.is_open and name != "nvmlInitWithFlags":
+                return int(pynvml.NVML_ERROR_UNINITIALIZED)
             if name in self.unsupported:
                 return int(pynvml.NVML_ERROR_NOT_SUPPORTED)
             return function(self, *arguments)

@@ -129,3 +129,16 @@ def test_pairs_of_names_and_parameters_train_like_their_model(device: torch.devi
     losses = train(model, build_optimizer("adamw", model, lr=3e-3), range(3))
 
     assert losses == train(same, build_optimizer("adamw", same.named_parameters(), lr=3e-3), range(3))
+
+
+def test_in_one_group_parameters_stand_in_the_models_order() -> None:
+    model = make_model(CPU)
+
+    (group,) = build_optimizer("adamw", model, one_group=True).param_groups
+
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_one_group_is_refused_for_a_method_that_tells_roles_apart() -> None:
+    with pytest.raises(ValueError, match="one_group is True; accepted by galore_adamw: False"):
+        build_optimizer("galore_adamw", make_model(CPU), one_group=True)

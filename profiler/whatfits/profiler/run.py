@@ -15,12 +15,13 @@ rank 0 answers.
 """
 
 import os
+import stat
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -45,8 +46,26 @@ def main() -> int:
     """Read the request, measure, answer."""
     answers = claim_standard_output()
     warnings.filterwarnings("ignore", category=FutureWarning)
-    write_answer(answers, answer(sys.stdin.read(), lambda progress: _tell(answers, progress)))
-    return 0
+    is_first = os.environ.get("RANK", "0") == "0"
+
+    def report(progress: Progress) -> None:
+        if is_first:
+            write_answer(answers, {"event": "progress", "progress": progress.model_dump(mode="json")})
+
+    last = answer(_request_text(), report)
+    if is_first:
+        write_answer(answers, last)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    return (
+        0 if alone or last["event"] == "result" else 1
+    )  # so that torchrun ends the ranks that wait for this one
+
+
+def _request_text() -> str:
+    """All of standard input. The ranks that torchrun starts share one, of which each reads all where it is a file."""
+    if "RANK" in os.environ and stat.S_ISREG(os.fstat(0).st_mode):
+        return os.pread(0, os.fstat(0).st_size, 0).decode()
+    return sys.stdin.read()
 
 
 def answer(text: str, report: Callable[[Progress], object]) -> dict[str, Any]:
@@ -66,7 +85,7 @@ def answer(text: str, report: Callable[[Progress], object]) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed here: pip install 'whatfits[agent]'"
         return _failure(FailureKind.REFUSED, message, None)
-    except Exception as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever the model's code raises is the answer)
         traceback.print_exc()
         return _failure(FailureKind.RAISED, _describe(error), None)
     return {"event": "result", "result": result.model_dump(mode="json")}
@@ -79,16 +98,12 @@ def _choose_allocator(request: MeasureRequest) -> None:
         os.environ["PYTORCH_ALLOC_CONF"] = f"expandable_segments:{expandable}"
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Type and message, and the innermost line of code that raised."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}, in {frames[-1].name})"
     message = f"{type(error).__name__}: {error}"
     return message[:_SHOWN_MESSAGE] + where
-
-
-def _tell(answers: TextIO, progress: Progress) -> None:
-    write_answer(answers, {"event": "progress", "progress": progress.model_dump(mode="json")})
 
 
 def _failure(kind: FailureKind, message: str, field: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 from whatfits.estimator.specs import MeasurementResult, MeasureRequest, Progress
 from whatfits.profiler.measure.runner import measure
 
-__all__ = ["TINY", "make_request", "measured"]
+__all__ = ["GPT2", "TINY", "make_request", "measured"]
 
 TINY: dict[str, Any] = {
     "model_type": "llama",
@@ -20,6 +20,20 @@ TINY: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 """A model that a CPU trains in milliseconds."""
+
+
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "n_embd": 32,
+    "n_head": 2,
+    "n_layer": 2,
+    "vocab_size": 96,
+    "n_positions": 16,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+"""A model whose profile does not ship."""
 
 
 def make_request(**changes: Any) -> MeasureRequest:

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.factories import make_measure_request
+from tests.factories import make_config, make_measure_request
 from tests.fakes import make_estimate
 from whatfits.estimator import estimate_run
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.specs import Estimate
 from whatfits.estimator.specs.measurement import MeasureRequest
+from whatfits.estimator.units import MIB
 from whatfits.profiler.measure.boundary import find_boundary, guess_micro_batch
 from whatfits.profiler.measure.local import expected
 
@@ -53,6 +54,18 @@ def test_the_guess_is_where_the_estimate_meets_the_limit() -> None:
 
     assert guess > 8
     assert headroom(guess - 2) > 0 > headroom(guess + 3)
+
+
+def test_on_a_cpu_the_guess_leaves_out_what_only_a_gpu_holds() -> None:
+    """8 is what real runs gave: 15.43 MiB of live tensors at 8, above 16 MiB at 9."""
+    model = make_config(
+        num_hidden_layers=4, intermediate_size=172, num_key_value_heads=4, tie_word_embeddings=False
+    )
+    training = {"precision": "fp32", "seq_len": 64}
+    hardware = {"gpu": "h100", "memory_cap_bytes": 16 * MIB}
+    request = make_measure_request(spec={"model": model, "training": training, "hardware": hardware})
+
+    assert guess_micro_batch(request, expected) == 8
 
 
 def test_without_an_estimate_the_search_begins_at_one() -> None:

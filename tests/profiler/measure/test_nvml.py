@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 
 from tests.fake_driver import NOT_AVAILABLE, FakeDriver, FakeGpu, load_pynvml
 from whatfits.estimator.units import GIB, MIB
-from whatfits.profiler.measure.gpu_readings import GpuReadings
+from whatfits.profiler.measure.gpu_readings import GpuReadings, find_monitor
 from whatfits.profiler.measure.nvml import (
     THROTTLE_REASONS,
     DeviceMemory,
@@ -98,6 +97,14 @@ def test_a_lost_gpu_leaves_the_others(driver: FakeDriver, nvml: Nvml) -> None:
     driver.gpus[0].lost = True
 
     assert [gpu.uuid for gpu in nvml.gpus()] == [SECOND]
+
+
+def test_a_driver_that_cannot_count_its_gpus_does_not_answer() -> None:
+    driver = FakeDriver(unsupported=frozenset({"nvmlDeviceGetCount_v2"}))
+
+    with open_nvml(load_pynvml(driver)) as nvml, pytest.raises(NvmlUnavailableError, match="Not Supported"):
+        nvml.gpus()
+    assert find_monitor({}, load_pynvml(driver)) is None
 
 
 def test_memory_in_use_is_told_apart_from_the_drivers_own(driver: FakeDriver, nvml: Nvml) -> None:
@@ -217,56 +224,6 @@ def test_every_function_and_constant_used_is_pynvmls_with_the_same_parameters() 
     for name in ("NVML_CLOCK_SM", "NVML_TEMPERATURE_GPU", "nvmlMemory_v2"):
         assert isinstance(getattr(pynvml, name), int)
     assert issubclass(pynvml.NVMLError_NotSupported, pynvml.NVMLError)
-
-
-def readings_of(nvml: Nvml) -> GpuReadings:
-    return GpuReadings(nvml.gpu(0), pid=11, interval_seconds=3600.0)
-
-
-def test_readings_keep_the_highest_bytes_every_clock_and_every_reason(driver: FakeDriver, nvml: Nvml) -> None:
-    gpu = driver.gpus[0]
-    with readings_of(nvml) as readings:
-        gpu.used_bytes, gpu.processes, gpu.reasons = 9 * GIB, {11: 8 * GIB, 12: 20 * GIB}, 4
-        gpu.clock_megahertz = 1755
-        readings.read()
-        gpu.used_bytes, gpu.processes, gpu.reasons = 2 * GIB, {}, 8
-
-    assert readings.device_used_bytes == 9 * GIB
-    assert readings.process_used_bytes == 8 * GIB
-    assert readings.clocks is not None
-    assert readings.clocks.sm_clock_hz == (1.98e9, 1.755e9, 1.755e9)
-    assert readings.clocks.power_watts == (350.5,) * 3
-    assert readings.clocks.throttle_reasons == ("SwPowerCap", "HwSlowdown")
-
-
-def test_readings_of_a_long_run_stay_few(driver: FakeDriver, nvml: Nvml) -> None:
-    with readings_of(nvml) as readings:
-        for megahertz in range(1, 3001):
-            driver.gpus[0].clock_megahertz = megahertz
-            readings.read()
-
-    clocks = readings.clocks
-    assert clocks is not None
-    assert 256 <= len(clocks.sm_clock_hz) <= 514
-    assert clocks.sm_clock_hz[-1] == 3000e6
-    assert list(clocks.sm_clock_hz[1:]) == sorted(clocks.sm_clock_hz[1:])
-
-
-def test_a_thread_reads_while_something_runs_and_ends_with_it(nvml: Nvml) -> None:
-    read = 0
-
-    class Counting(GpuReadings):
-        def read(self) -> None:
-            nonlocal read
-            read += 1
-            super().read()
-
-    with Counting(nvml.gpu(0), interval_seconds=0.001) as readings:
-        while read < 5:
-            time.sleep(0.001)
-    after = read
-    assert not readings._thread.is_alive()
-    assert read == after >= 6
 
 
 def test_the_driver_is_asked_without_torch() -> None:

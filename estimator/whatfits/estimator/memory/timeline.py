@@ -30,7 +30,15 @@ from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.profile import EventProgram, Token, expand
 from whatfits.estimator.specs import PeakPhase
 
-__all__ = ["CATEGORIES", "STEP_PHASES", "Origin", "Timeline", "build_timeline", "micro_batch_timeline"]
+__all__ = [
+    "CATEGORIES",
+    "OPTIMIZER_MODULE",
+    "STEP_PHASES",
+    "Origin",
+    "Timeline",
+    "build_timeline",
+    "micro_batch_timeline",
+]
 
 CATEGORIES = (
     "weights",
@@ -59,7 +67,7 @@ class Origin(NamedTuple):
     """Whether the operation is one of the traced model code, as PyTorch names it."""
 
 
-_OPTIMIZER = "optimizer"
+OPTIMIZER_MODULE = "optimizer"
 """Module of what the update makes."""
 
 
@@ -303,7 +311,9 @@ class _Run:
         for kind, key, nbytes, label in events:
             if kind == "alloc":
                 is_state = not (isinstance(key, tuple) and key[0] == "tmp")
-                block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES, Origin(label, _OPTIMIZER))
+                block = out.alloc(
+                    nbytes, _STATES if is_state else _TEMPORARIES, Origin(label, OPTIMIZER_MODULE)
+                )
                 self.states.setdefault(key, deque()).append(block)
             elif isinstance(key, tuple) and key[0] == GRADIENT:
                 out.free(self.gradients.pop(key[1]))

@@ -47,14 +47,14 @@ def _adafactor(groups: Groups, hyper: Mapping[str, Any]) -> torch.optim.Optimize
 class MuonWithAdamW(torch.optim.Optimizer):
     """`torch.optim.Muon` for the matrices and `torch.optim.AdamW` for all else, as one optimizer.
 
-    The groups are those of the two, in the order given, so that a learning-rate scheduler reaches both.
+    Two groups, the matrices and all else, so that a learning-rate scheduler reaches both.
     """
 
     def __init__(self, groups: Groups, hyper: Mapping[str, Any]) -> None:
         shared = {key: hyper[key] for key in ("lr", "weight_decay")}
         muon = {key: hyper[key] for key in ("momentum", "nesterov", "ns_steps", "adjust_lr_fn")}
         matrices = [dict(group) for group in groups if group["role"] == Role.MATRIX]
-        others = [dict(group) for group in groups if group["role"] != Role.MATRIX]
+        others = _as_one([group for group in groups if group["role"] != Role.MATRIX])
         self._inner: list[torch.optim.Optimizer] = []
         if matrices:
             self._inner.append(torch.optim.Muon(matrices, **shared, **muon))
@@ -62,7 +62,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
             self._inner.append(
                 torch.optim.AdamW(others, **shared, betas=hyper["betas"], eps=hyper["eps"], foreach=True)
             )
-        super().__init__([{"params": group["params"]} for group in groups], {})
+        super().__init__([{"params": group["params"]} for group in (*matrices, *others)], {})
         self._take_over()
 
     @torch.no_grad()
@@ -88,6 +88,16 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.param_groups = [group for inner in self._inner for group in inner.param_groups]
         for inner in self._inner:
             inner.state = self.state
+
+
+def _as_one(groups: Groups) -> list[dict[str, Any]]:
+    """Groups that are treated alike as one: what AdamW's foreach form holds is of a group at a time."""
+    if not groups:
+        return []
+    joined = {
+        key: [item for group in groups for item in group.get(key, ())] for key in ("params", "param_names")
+    }
+    return [{**groups[0], **{key: items for key, items in joined.items() if items}}]
 
 
 def _sgdm_states(parameter: Parameter, hyper: Hyper) -> tuple[StateTensor, ...]:

@@ -85,7 +85,8 @@ def guess_micro_batch(request: MeasureRequest, ask: Callable[[MeasureRequest], E
 def _taken_and_allowed(request: MeasureRequest, estimate: Estimate) -> tuple[int, int]:
     memory = estimate.memory
     if request.device is MeasureDevice.CPU:
-        return memory.peak_requested_bytes, _cap_of(request)
+        # A CPU has no cuBLAS, whose workspaces are live throughout.
+        return memory.peak_requested_bytes - memory.breakdown.workspace, _cap_of(request)
     return memory.device_bytes.median, memory.usable_bytes
 
 

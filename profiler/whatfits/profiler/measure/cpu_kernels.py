@@ -33,10 +33,12 @@ def cpu_flash_attention(
     Source: aten/src/ATen/native/transformers/attention.cpp, `scaled_dot_product_attention` on the CPU.
 
     Raises:
-        NotImplementedError: a mask or grouped key and value heads, which this check does not use.
+        NotImplementedError: a mask, grouped key and value heads or dropout, for which a CPU has other kernels.
     """
-    if attn_mask is not None or enable_gqa:
-        raise NotImplementedError("the CPU check takes neither a mask nor grouped key and value heads")
+    if attn_mask is not None or enable_gqa or dropout_p:
+        raise NotImplementedError(
+            "the CPU's kernels for a mask, grouped key and value heads or dropout in attention are not traced"
+        )
     output: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, scale=scale
     )[0]

@@ -6,6 +6,7 @@ import torch
 
 from whatfits.estimator.specs import ClockReadings, DeviceReadings
 from whatfits.profiler.measure.driver import nvml_used_bytes
+from whatfits.profiler.measure.gpu_readings import find_monitor
 from whatfits.profiler.measure.probes import CpuProbe, CudaProbe
 from whatfits.profiler.measure.timing import CpuTimer, CudaTimer, Timer
 
@@ -16,11 +17,11 @@ class DeviceMonitor(Protocol):
     """What the driver tells of the device that this process uses. None is what it does not tell."""
 
     def device_used_bytes(self) -> int | None:
-        """Bytes in use on the device now, by all processes."""
+        """Bytes in use on the device, by all processes: now, or the highest once it samples."""
         ...
 
     def process_used_bytes(self) -> int | None:
-        """Bytes in use on the device now, by this process."""
+        """Bytes in use on the device, by this process, likewise."""
         ...
 
     def start(self) -> None:
@@ -90,6 +91,8 @@ class CudaDevice:
 
     def open(self) -> None:
         """Make the context, and note what it takes."""
+        if self._monitor is None:
+            self._monitor = find_monitor()
         before = self._used_bytes()
         torch.cuda.init()
         torch.cuda.synchronize()
@@ -105,22 +108,38 @@ class CudaDevice:
         return CudaProbe(keeps_history=history)
 
     def make_timer(self) -> Timer:
-        """CUDA events."""
-        return CudaTimer()
+        """CUDA events, and the driver's readings from the first of them on."""
+        return CudaTimer() if self._monitor is None else _WatchingTimer(self._monitor)
 
     def readings(self) -> DeviceReadings:
         """The allocator's counts of trouble, the context, and what the driver has in use."""
         stats = torch.cuda.memory_stats()
+        clocks = None if self._monitor is None else self._monitor.stop()
         return DeviceReadings(
             context_bytes=self._context_bytes,
             device_used_bytes=self._used_bytes(),
             process_used_bytes=None if self._monitor is None else self._monitor.process_used_bytes(),
             num_alloc_retries=stats.get("num_alloc_retries", 0),
             num_ooms=stats.get("num_ooms", 0),
+            clocks=clocks,
         )
 
     def _used_bytes(self) -> int | None:
         return nvml_used_bytes() if self._monitor is None else self._monitor.device_used_bytes()
+
+
+class _WatchingTimer(CudaTimer):
+    """Starts a monitor with the first phase."""
+
+    def __init__(self, monitor: DeviceMonitor) -> None:
+        super().__init__()
+        self._monitor = monitor
+
+    def enter(self, phase: str, *, step: int | None = None) -> None:
+        """As every timer's."""
+        if not self.phases:
+            self._monitor.start()
+        super().enter(phase, step=step)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,14 +1,16 @@
 """What the driver reports of a GPU while something runs on it, read by a thread beside it."""
 
+import contextlib
 import os
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from whatfits.estimator.specs.measurement import ClockReadings
-from whatfits.profiler.measure.nvml import Gpu
+from whatfits.profiler.measure.nvml import Gpu, Library, NvmlUnavailableError, open_nvml
 
-__all__ = ["GpuReadings"]
+__all__ = ["GpuMonitor", "GpuReadings", "find_monitor"]
 
 _INTERVAL_SECONDS = 0.1
 _MOST_SAMPLES = 512
@@ -89,3 +91,68 @@ def _higher(known: int | None, read: int | None) -> int | None:
     if known is None or read is None:
         return read if known is None else known
     return max(known, read)
+
+
+class GpuMonitor:
+    """What the driver tells of one GPU, for the whole of a process: bytes now, or the highest once it samples."""
+
+    def __init__(
+        self, gpu: Gpu, *, pid: int | None = None, library: contextlib.ExitStack | None = None
+    ) -> None:
+        """Watch a GPU.
+
+        Args:
+            gpu: which one.
+            pid: the process whose bytes are read, this one when left out.
+            library: closes the management library, and does so when nothing refers to it any more.
+        """
+        self._gpu = gpu
+        self._library = library
+        self._pid = os.getpid() if pid is None else pid
+        self._readings = GpuReadings(gpu, pid=self._pid)
+        self._started = False
+        self._sampling = contextlib.ExitStack()
+
+    def device_used_bytes(self) -> int | None:
+        """Bytes in use on the device, by all processes."""
+        if self._started:
+            return self._readings.device_used_bytes
+        memory = self._gpu.memory()
+        return None if memory is None else memory.used_bytes
+
+    def process_used_bytes(self) -> int | None:
+        """Bytes in use on the device, by this process."""
+        if self._started:
+            return self._readings.process_used_bytes
+        return self._gpu.process_bytes(self._pid)
+
+    def start(self) -> None:
+        """Begin to sample in the background."""
+        self._started = True
+        self._sampling.enter_context(self._readings)
+
+    def stop(self) -> ClockReadings | None:
+        """End that; clocks, power, temperature and reasons for lower clocks, None of what was never started."""
+        self._sampling.close()
+        return self._readings.clocks if self._started else None
+
+
+def find_monitor(
+    environment: Mapping[str, str] = os.environ, library: Library | None = None
+) -> GpuMonitor | None:
+    """A monitor of the GPU that this process uses, until the process ends; None where the driver does not answer.
+
+    That is the one of LOCAL_RANK, which torchrun sets, of those that CUDA_VISIBLE_DEVICES leaves. Nothing here asks
+    CUDA, so that what its context takes can be told.
+    """
+    kept = contextlib.ExitStack()
+    try:
+        nvml = kept.enter_context(open_nvml(library))
+        gpus = nvml.visible_gpus(environment.get("CUDA_VISIBLE_DEVICES"))
+    except NvmlUnavailableError:
+        return None
+    rank = int(environment.get("LOCAL_RANK", "0"))
+    if rank >= len(gpus):
+        kept.close()
+        return None
+    return GpuMonitor(gpus[rank], library=kept)

@@ -1,7 +1,7 @@
 """What NVIDIA's management library knows of the GPUs: who they are, who uses them, how fast they run. Needs no torch.
 
 Everything a device may not support is None where it does not. Source: the NVML API reference, and nvidia-ml-py, whose
-functions are a `Library` here, so that a stand-in can take their place.
+functions are a `Library`.
 
     NvmlError
     |-- NvmlUnavailableError    no package, no driver, or they do not go together
@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar
+
+from whatfits.profiler.measure.nvml_library import Library, NvmlError, NvmlUnavailableError, load_library
 
 __all__ = [
     "THROTTLE_REASONS",
@@ -46,48 +47,11 @@ _HZ_OF_MHZ = 1_000_000
 _WATTS_OF_MILLIWATTS = 1e-3
 
 
-class NvmlError(Exception):
-    """A GPU that cannot be asked."""
-
-
-class NvmlUnavailableError(NvmlError):
-    """The management library does not answer on this machine."""
-
-
 class UnknownGpuError(NvmlError):
     """No GPU of that index or UUID."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no GPU {name!r} here; there are {', '.join(known) or 'none'}")
-
-
-class Library(Protocol):
-    """The part of pynvml that is used. Any: handles and ctypes structures."""
-
-    NVMLError: type[Exception]
-    NVML_CLOCK_SM: int
-    NVML_TEMPERATURE_GPU: int
-    nvmlMemory_v2: int  # noqa: N815  (pynvml's name, as below)
-
-    def nvmlInit(self) -> None: ...  # noqa: N802
-    def nvmlShutdown(self) -> None: ...  # noqa: N802
-    def nvmlSystemGetDriverVersion(self) -> str: ...  # noqa: N802
-    def nvmlDeviceGetCount(self) -> int: ...  # noqa: N802
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetName(self, handle: Any) -> str: ...  # noqa: N802
-    def nvmlDeviceGetUUID(self, handle: Any) -> str: ...  # noqa: N802
-    def nvmlDeviceGetCudaComputeCapability(self, handle: Any) -> tuple[int, int]: ...  # noqa: N802
-    def nvmlDeviceGetMemoryInfo(self, handle: Any, version: int | None = None) -> Any: ...  # noqa: N802
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Any) -> list[Any]: ...  # noqa: N802
-    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle: Any) -> list[Any]: ...  # noqa: N802
-    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: Any) -> list[Any]: ...  # noqa: N802
-    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, handle: Any) -> list[Any]: ...  # noqa: N802
-    def nvmlDeviceGetClockInfo(self, handle: Any, type: int) -> int: ...  # noqa: A002, N802
-    def nvmlDeviceGetPowerUsage(self, handle: Any) -> int: ...  # noqa: N802
-    def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int: ...  # noqa: N802
-    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: Any) -> int: ...  # noqa: N802
-    def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: Any) -> int: ...  # noqa: N802
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,9 +191,17 @@ class Nvml:
             return None
 
     def gpus(self) -> tuple[Gpu, ...]:
-        """Every GPU of the machine, in NVML's order; one that is lost is left out."""
+        """Every GPU of the machine, in NVML's order; one that is lost is left out.
+
+        Raises:
+            NvmlUnavailableError: the driver does not even say how many there are.
+        """
+        try:
+            count = self._library.nvmlDeviceGetCount()
+        except self._library.NVMLError as error:
+            raise _silent(error) from error
         found = []
-        for index in range(self._library.nvmlDeviceGetCount()):
+        for index in range(count):
             with contextlib.suppress(self._library.NVMLError):
                 found.append(Gpu(self._library, self._library.nvmlDeviceGetHandleByIndex(index), index))
         return tuple(found)
@@ -278,11 +250,11 @@ def open_nvml(library: Library | None = None) -> Iterator[Nvml]:
     Raises:
         NvmlUnavailableError: it does not answer here.
     """
-    used = _load() if library is None else library
+    used = load_library() if library is None else library
     try:
         used.nvmlInit()
     except used.NVMLError as error:
-        raise NvmlUnavailableError(f"the NVIDIA driver does not answer: {error}") from error
+        raise _silent(error) from error
     try:
         yield Nvml(used)
     finally:
@@ -290,10 +262,5 @@ def open_nvml(library: Library | None = None) -> Iterator[Nvml]:
             used.nvmlShutdown()
 
 
-def _load() -> Library:
-    try:
-        return cast("Library", import_module("pynvml"))
-    except ImportError as error:
-        raise NvmlUnavailableError(
-            "nvidia-ml-py is not installed here: pip install 'whatfits[agent]'"
-        ) from error
+def _silent(error: Exception) -> NvmlUnavailableError:
+    return NvmlUnavailableError(f"the NVIDIA driver does not answer: {error}")

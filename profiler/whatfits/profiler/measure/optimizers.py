@@ -126,6 +126,8 @@ def _hyperparameters(spec: OptimizerSpec, interval: int | None, model: ModelSpec
         given["implementation"] = str(spec.implementation)
     if "num_heads" in known:
         given |= {"hidden_size": model.hidden_size, "num_heads": model.num_attention_heads}
+    if "foreach" in known:  # left to itself, the code takes lists on a GPU only
+        given["foreach"] = spec.implementation is OptimizerImplementation.FOREACH
     if spec.block_size not in (None, DEFAULT_BLOCK_SIZE):
         reason = f"the code of {spec.name} has blocks of {DEFAULT_BLOCK_SIZE}"
         accepted = str(DEFAULT_BLOCK_SIZE)

@@ -14,7 +14,7 @@ from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import placement_of
 from whatfits.estimator.memory.rank import OptimizerOnRank
 from whatfits.estimator.memory.replay import ALLOC, replay
-from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, build_timeline
+from whatfits.estimator.memory.timeline import CATEGORIES, OPTIMIZER_MODULE, Origin, Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, ProfileKey, build_table
 from whatfits.estimator.specs import (
     GpuSpec,
@@ -28,7 +28,7 @@ from whatfits.profiler.measure.recipe import Recipe
 __all__ = ["Peaks", "Prediction", "UntracedError", "predict", "recipe_key", "traced_peak_on_cpu"]
 
 _PHASES = tuple(PeakPhase)
-_DEVICE_SCALAR_BYTES = 4
+_SCALAR_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +145,7 @@ def _events(timeline: Timeline, *, on_cpu: bool) -> EventList:
             events.starts.append(len(events))
         if kind == ALLOC:
             origin = timeline.origins[timeline.origin[index]]
-            if on_cpu and _not_on_cpu(CATEGORIES[category], nbytes, origin.op):
+            if on_cpu and _not_on_cpu(CATEGORIES[category], nbytes, origin):
                 continue
             sizes[block] = nbytes
             events.add(nbytes, block, _label(timeline, index))
@@ -154,13 +154,14 @@ def _events(timeline: Timeline, *, on_cpu: bool) -> EventList:
     return events
 
 
-def _not_on_cpu(category: str, nbytes: int, op: str) -> bool:
-    """What a CPU run's recording has not: cuBLAS' workspaces, what CUDA's kernels take inside, the optimizer's scalars.
+def _not_on_cpu(category: str, nbytes: int, origin: Origin) -> bool:
+    """What a CPU run's recording has not: cuBLAS' workspaces, what CUDA's kernels take inside, the update's scalars.
 
-    The fused optimizer's `step` lives on the device; in the recording of a CPU run all such scalars are left out.
+    Some scalars, such as the fused optimizer's `step`, live on the device and others on the host; on a CPU, where one
+    cannot tell which, all of them are left out.
     """
-    is_scalar = category in ("optimizer_states", "temporaries") and nbytes == _DEVICE_SCALAR_BYTES
-    return category == "workspace" or op == DEVICE_SCRATCH or (is_scalar and category == "optimizer_states")
+    is_scalar = origin.module == OPTIMIZER_MODULE and nbytes == _SCALAR_BYTES
+    return category == "workspace" or origin.op == DEVICE_SCRATCH or is_scalar
 
 
 def _label(timeline: Timeline, index: int) -> str:

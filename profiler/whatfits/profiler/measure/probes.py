@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from whatfits.profiler.measure.allocator_history import AllocatorTrace, start_recording, stop_recording
 from whatfits.profiler.measure.cases import NUM_STEPS
@@ -68,10 +69,8 @@ class _Phases:
     def label(self, events: EventList, before: Callable[[int], int] = lambda index: index) -> None:
         """Mark where sections start and give each event without a label its phase."""
         edges = [before(p.num_events_before) for p in self.phases]
-        events.starts = [0] + [
-            next(edge for p, edge in zip(self.phases, edges, strict=True) if p.step == step)
-            for step in range(NUM_STEPS)
-        ]
+        first_of = {p.step: edge for p, edge in zip(reversed(self.phases), reversed(edges), strict=True)}
+        events.starts = [0, *(first_of[step] for step in range(NUM_STEPS) if step in first_of)]
         events.cut(edges[-1])  # what comes after the last step is the run's taking apart
         for phase, start, stop in zip(self.phases, edges, edges[1:], strict=False):
             for index in range(start, stop):
@@ -154,6 +153,19 @@ class CappedRecorder(StorageRecorder):
         self._live_bytes = 0
         self._sizes: dict[int, int] = {}
 
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # the signature is torch's
+        """Let tensors made of tensors (sharded, quantised) do an op by ops on what they are made of, which come here."""
+        if any(hasattr(kind, "__tensor_flatten__") for kind in types):
+            return NotImplemented
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+    def _record(self, tensor: Any, op: str) -> None:
+        """Shapes of sharded tensors are worked out on tensors that have no memory."""
+        if not isinstance(tensor, FakeTensor):
+            super()._record(tensor, op)
+
     def _new_block(self, nbytes: int, op: str, *, internal: bool, formula: tuple[Any, ...] = ()) -> int:
         if self._cap is not None and self._live_bytes + nbytes > self._cap:
             raise MemoryError(
@@ -179,7 +191,8 @@ class CpuProbe(_Phases):
     def __init__(self, *, memory_cap_bytes: int | None = None) -> None:
         super().__init__()
         self._optimizer_depth = 0
-        self.recorder = CappedRecorder(memory_cap_bytes, lambda: "optimizer" if self._optimizer_depth else "")
+        self._updates = False
+        self.recorder = CappedRecorder(memory_cap_bytes, self._module)
 
     @contextmanager
     def recording(self, device: str) -> Iterator[None]:  # noqa: ARG002  (there is one CPU)
@@ -190,7 +203,12 @@ class CpuProbe(_Phases):
     def enter(self, phase: str, *, step: int | None = None) -> None:
         """Tell the recorder too."""
         super().enter(phase, step=step)
+        self._updates = phase == "optimizer_step"
         self.recorder.phase = _RECORDER_PHASES.get(phase, "end")
+
+    def _module(self) -> str:
+        """Whether the update allocates: the optimizer's step, also within backward, or what stands round it."""
+        return "optimizer" if self._optimizer_depth or self._updates else ""
 
     def stepping(self, *, begins: bool) -> None:
         """Allocations between are the optimizer's."""

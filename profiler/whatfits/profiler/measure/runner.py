@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from whatfits.estimator.catalog import resolve_run
+from whatfits.estimator.catalog import ResolvedRun, resolve_run
+from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts
+from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs import (
     MeasureDevice,
     MeasurementOutcome,
@@ -18,6 +20,7 @@ from whatfits.estimator.specs import (
     MeasureRequest,
     PeakPhase,
     Progress,
+    RunSpec,
 )
 from whatfits.profiler.measure.cases import NUM_STEPS
 from whatfits.profiler.measure.devices import CpuDevice, CudaDevice, Device, DeviceMonitor, is_out_of_memory
@@ -31,11 +34,14 @@ from whatfits.profiler.measure.figures import (
 )
 from whatfits.profiler.measure.optimizers import measured_optimizer, optimizer_package, refresh_interval
 from whatfits.profiler.measure.prediction import UntracedError, traced_peak_on_cpu
-from whatfits.profiler.measure.probes import CpuProbe, CudaProbe
+from whatfits.profiler.measure.probes import CpuProbe, CudaProbe, Probe
+from whatfits.profiler.measure.ranks import Ranks, spread
 from whatfits.profiler.measure.recipe import Recipe, build_recipe
 from whatfits.profiler.measure.snapshots import write_snapshot
 from whatfits.profiler.measure.timing import Timer
 from whatfits.profiler.measure.training_run import TrainingRun, build_real_model, place, undisturbed
+from whatfits.profiler.trace.configs import ConfigError, describe
+from whatfits.profiler.trace.stack import running_stack, short_version
 
 __all__ = ["measure"]
 
@@ -56,7 +62,7 @@ def measure(
         InputError: the request names something unknown or asks for what is not measured.
         Exception: whatever the model's or the optimizer's code raises; want of memory is a result.
     """
-    resolved = resolve_run(request.spec)
+    resolved = _resolve(request.spec)
     training = resolved.run.training
     optimizer, note = measured_optimizer(training.optimizer)
     model = resolved.model
@@ -70,15 +76,51 @@ def measure(
         on_cpu=on_cpu,
         seed=request.seed,
     )
+    _require_stack(resolved.run.stack)
+    ranks = Ranks.from_environment()
+    ranks.require(resolved.run.parallelism.world_size)
     cap = resolved.run.hardware.memory_cap_bytes
     device: Device = CpuDevice(cap) if on_cpu else CudaDevice(cap, monitor)
     run = _Run(request, recipe, device, report)
     if note is not None:
         run.notes.append(note)
-    with undisturbed():
+    if ranks.num_ranks > 1:
+        run.notes.append(f"All figures are those of rank {ranks.rank} of {ranks.num_ranks}.")
+    with undisturbed(), ranks.joined(device.name):
         run.carry_out()
     peak_flops = None if on_cpu else resolved.gpu.peak_flops_per_second
     return run.result(peak_flops)
+
+
+def _resolve(run: RunSpec) -> ResolvedRun:
+    """The run with everything filled in; a config that nobody has built before is built for its facts, which are kept.
+
+    Raises:
+        InputError: the run names something unknown, breaks a rule, or its config makes no model.
+    """
+    try:
+        return resolve_run(run)
+    except UntracedModelError as error:
+        try:
+            keep_facts(error.config, describe(error.config).to_json())
+        except ConfigError as refused:
+            field = f"model.{refused.field}" if refused.field else "model"
+            raise InputError(field, run.model, "a config of transformers", reason=str(refused)) from refused
+        return resolve_run(run)
+
+
+def _require_stack(asked: dict[str, str] | None) -> None:
+    """Refuse a run of other library versions than are installed here.
+
+    Raises:
+        UnsupportedError: a version asked for is not the installed one.
+    """
+    running = running_stack()
+    for name, version in (asked or {}).items():
+        if running.get(name) != short_version(version):
+            reason = f"{name} {version} is asked for, and {running.get(name, 'none')} is installed here"
+            accepted = ", ".join(f"{known} {number}" for known, number in running.items())
+            raise UnsupportedError("stack", {name: version}, accepted, reason=reason)
 
 
 class _Run:
@@ -105,8 +147,8 @@ class _Run:
         self.device.open()
         try:
             model = self._build()
-            self._memory_pass(model)
-            self._time_pass(model)
+            called = self._memory_pass(model)
+            self._time_pass(model, called)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -151,22 +193,27 @@ class _Run:
         )
         return model
 
-    def _memory_pass(self, model: nn.Module) -> None:
-        """The steps of the estimator's timeline; the last one refreshes."""
+    def _memory_pass(self, model: nn.Module) -> nn.Module:
+        """The steps of the estimator's timeline; the last one refreshes. Returns the model as it is spread over ranks."""
         with self.probe.recording(self.device.name):
             self.probe.enter("setup", step=-1)
             place(model, self.device.name)
-            interval = NUM_STEPS - 1 if self.refreshes else None
-            run = TrainingRun(self.recipe, model, self.device.name, self.probe, interval=interval)
+            called = spread(self.recipe, model, self.device.name)
+            run = self._run(model, called, self.probe, NUM_STEPS - 1)
             self.package = optimizer_package(run.optimizer)
             total = NUM_STEPS + self.request.warmup_steps
             run.steps(range(NUM_STEPS), lambda number: self._done("warmup", number + 1, total))
             self.probe.enter("end", step=NUM_STEPS)
         run.close()
+        return called
 
-    def _time_pass(self, model: nn.Module) -> None:
-        warmup, interval = self.request.warmup_steps, self.timed_until if self.refreshes else None
-        run = TrainingRun(self.recipe, model, self.device.name, self.timer, interval=interval)
+    def _run(self, model: nn.Module, called: nn.Module, probe: Probe, interval: int) -> TrainingRun:
+        steps = interval if self.refreshes else None
+        return TrainingRun(self.recipe, model, self.device.name, probe, interval=steps, called=called)
+
+    def _time_pass(self, model: nn.Module, called: nn.Module) -> None:
+        warmup = self.request.warmup_steps
+        run = self._run(model, called, self.timer, self.timed_until)
         total = NUM_STEPS + warmup
         run.steps(range(warmup), lambda number: self._done("warmup", NUM_STEPS + number + 1, total))
         measured = self.request.measured_steps
@@ -182,6 +229,8 @@ class _Run:
         self.out_of_memory = error
         phases = self.timer.phases or self.probe.phases
         reached = phases[-1].phase if phases else ""
+        if not self.timer.phases:
+            self.probe.enter("end", step=NUM_STEPS)
         self.ran_out_in = PeakPhase(reached) if reached in set(PeakPhase) else None
         self.notes.append(f"Out of memory: {str(error).splitlines()[0][:500]}")
 

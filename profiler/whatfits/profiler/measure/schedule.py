@@ -13,7 +13,7 @@ from statistics import median
 from whatfits.estimator.catalog import resolve_model
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.specs import Estimate, Verdict
-from whatfits.estimator.specs.measurement import Measurement, MeasurementStatus, MeasureRequest
+from whatfits.estimator.specs.measurement import MeasureDevice, Measurement, MeasurementStatus, MeasureRequest
 from whatfits.profiler.measure.cases import NUM_STEPS
 from whatfits.profiler.measure.local import expected
 from whatfits.profiler.measure.standing import Point
@@ -24,8 +24,8 @@ _START_SECONDS = 12.0
 """A first guess at loading torch and transformers; what the points really take replaces it as they end."""
 _BUILD_SECONDS_PER_PARAMETER = 2e-8
 """A first guess at drawing random weights on one core."""
-_CPU_SLOWDOWN = 1000.0
-"""A first guess at how much longer a CPU takes for a step than the GPU of the estimate."""
+_CPU_STEP_SECONDS = 1.0
+"""A first guess at a step of the tiny models on a CPU."""
 _LEAST_SECONDS = 5.0
 
 
@@ -57,10 +57,10 @@ def plan_point(point: Point) -> Planned:
     except UnsupportedError:
         estimate = None
     step_seconds = 0.0
-    if estimate is not None and estimate.time is not None:
+    if request.device is MeasureDevice.CPU:
+        step_seconds = _CPU_STEP_SECONDS
+    elif estimate is not None and estimate.time is not None:
         step_seconds = estimate.time.step_time_seconds.high
-    if request.device == "cpu":
-        step_seconds *= _CPU_SLOWDOWN
     num_steps = NUM_STEPS + request.warmup_steps + request.measured_steps + 1
     building = resolve_model(request.spec.model)[0].num_parameters * _BUILD_SECONDS_PER_PARAMETER
     return Planned(

@@ -23,6 +23,7 @@ from whatfits.profiler.measure.inputs import make_inputs
 from whatfits.profiler.measure.master_weights import MasterWeights
 from whatfits.profiler.measure.optimizers import MAX_GRAD_NORM, build_recipe_optimizer
 from whatfits.profiler.measure.probes import Probe
+from whatfits.profiler.measure.ranks import without_reduction
 from whatfits.profiler.measure.recipe import Recipe
 from whatfits.profiler.trace.model import build_model, causal_model
 
@@ -61,7 +62,14 @@ class TrainingRun:
     """A model and its optimizer, trained one step at a time; the probe is told where the loop stands."""
 
     def __init__(
-        self, recipe: Recipe, model: nn.Module, device: str, probe: Probe, *, interval: int | None = None
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        device: str,
+        probe: Probe,
+        *,
+        interval: int | None = None,
+        called: nn.Module | None = None,
     ) -> None:
         """Make the optimizer.
 
@@ -71,15 +79,15 @@ class TrainingRun:
             device: of the inputs.
             probe: is told.
             interval: steps between refreshes, the recipe's own where left out.
+            called: what stands round the model and is called in its place, where anything does.
         """
         training = recipe.training
         self.recipe, self.model, self.device, self.probe = recipe, model, device, probe
+        self.called = called or model
         self.masters = MasterWeights(model) if training.precision is Precision.BF16_MASTER else None
         trained = model if self.masters is None else self.masters.named
         self.optimizer = build_recipe_optimizer(recipe, trained, interval=interval)
-        self.scaler: torch.amp.GradScaler | None = None
-        if training.precision is Precision.FP16_MIXED:
-            self.scaler = torch.amp.GradScaler(device, init_scale=_LOSS_SCALE)
+        self.scaler = self._make_scaler() if training.precision is Precision.FP16_MIXED else None
 
     def steps(self, numbers: range, done: Callable[[int], object] = lambda _number: None) -> None:
         """Run some steps; `done` hears the number of each."""
@@ -100,28 +108,30 @@ class TrainingRun:
         loop = training.loop
         if loop.empty_cache_each_step and self.device != "cpu":
             torch.cuda.empty_cache()
-        for micro_batch in range(training.grad_accum_steps):
-            probe.enter("forward", step=number)
-            given = make_inputs(self.recipe, self.model, torch.device(self.device))
-            with self._autocast():
-                outputs = self.model(**given)
-                loss = outputs.loss
-                if loop.keep_outputs is KeepOutputs.NO:
-                    del outputs
-            probe.enter("backward", step=number)
-            (self.scaler.scale(loss) if self.scaler else loss).backward()
-            if loop.keep_outputs is KeepOutputs.BACKWARD:
-                del outputs
-            if micro_batch < training.grad_accum_steps - 1:
-                if loop.keep_outputs is KeepOutputs.STEP:
-                    del outputs
-                del loss, given
+        for _ in range(training.grad_accum_steps - 1):
+            with without_reduction(self.called):
+                self._micro_batch(number)
+        held = self._micro_batch(number)
         probe.enter("optimizer_step", step=number)
         self._update()
-        if loop.keep_outputs is KeepOutputs.STEP:
-            del outputs
-        del loss, given
+        del held
         probe.enter("rest", step=number)
+
+    def _micro_batch(self, number: int) -> tuple[Any, ...]:
+        """Forward and backward; returns what the loop holds until the end of the step, in the order of its release."""
+        keep = self.recipe.training.loop.keep_outputs
+        self.probe.enter("forward", step=number)
+        given = make_inputs(self.recipe, self.model, torch.device(self.device))
+        with self._autocast():
+            outputs = self.called(**given)
+            loss = outputs.loss
+            if keep is KeepOutputs.NO:
+                outputs = None
+        self.probe.enter("backward", step=number)
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if keep is KeepOutputs.BACKWARD:
+            outputs = None
+        return outputs, loss, given
 
     def _update(self) -> None:
         """Unscale, clip, copy to master precision, step, drop the gradients: in the order in which that is modelled."""
@@ -141,6 +151,14 @@ class TrainingRun:
             self.masters.write_back()
         set_to_none = training.loop.set_grads_to_none
         self.model.zero_grad(set_to_none=set_to_none)
+
+    def _make_scaler(self) -> torch.amp.GradScaler:
+        """The scaler with the two numbers it keeps, which it makes when it first scales."""
+        scaler = torch.amp.GradScaler(self.device, init_scale=_LOSS_SCALE)
+        self.probe.stepping(begins=True)
+        scaler.scale(torch.empty((), device=self.device))
+        self.probe.stepping(begins=False)
+        return scaler
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _AUTOCAST.get(self.recipe.training.precision)
