@@ -23,15 +23,22 @@ AGENT_COMMAND = (sys.executable, "-c", "from whatfits.service.cli import main; m
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 10.0
 _RESTART_SECONDS = 5.0
-_RARE_RESTART_SECONDS = 60.0
+_RARELY = 12
 _log = structlog.get_logger()
 
 
 class LocalAgent:
     """One agent process, started again when it dies."""
 
-    def __init__(self, settings: Settings, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: Sequence[str] | None = None,
+        *,
+        restart_seconds: float = _RESTART_SECONDS,
+    ) -> None:
         """Prepare; `command` starts another program in its place."""
+        self._restart_seconds = restart_seconds
         self._settings = settings
         self._command = command
         self._stop = threading.Event()
@@ -60,9 +67,11 @@ class LocalAgent:
             status = self._run(command)
             if self._stop.is_set():
                 return
-            short = time.monotonic() - started < _RESTART_SECONDS
-            _log.warning("agent.ended", status=status, again_in_seconds=_wait_of(short=short))
-            self._stop.wait(_wait_of(short=short))
+            # One that could not even start is tried less often.
+            lived = time.monotonic() - started
+            wait = self._restart_seconds * (_RARELY if lived < self._restart_seconds else 1)
+            _log.warning("agent.ended", status=status, again_in_seconds=wait)
+            self._stop.wait(wait)
 
     def _run(self, command: Sequence[str]) -> int:
         environment = {**os.environ, "WHATFITS_DATABASE_URL": self._settings.database_url}
@@ -89,11 +98,6 @@ def slots_here() -> tuple[str, ...]:
         return machine_slots(None)
 
 
-def _wait_of(*, short: bool) -> float:
-    """One that could not even start is tried less often."""
-    return _RARE_RESTART_SECONDS if short else _RESTART_SECONDS
-
-
 def run_agents(settings: Settings, slots: Sequence[str]) -> int:
     """Run an agent for each slot until told to end; the highest exit status of them.
 
@@ -111,6 +115,9 @@ def run_agents(settings: Settings, slots: Sequence[str]) -> int:
         for process in processes:
             process.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end_all)
-    return max(abs(process.wait()) for process in processes)
+    before = {number: signal.signal(number, end_all) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        return max(abs(process.wait()) for process in processes)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

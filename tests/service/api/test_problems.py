@@ -274,3 +274,7 @@ def test_what_the_store_refuses_is_a_problem(error: Exception, status: int, slug
 
     problem = check_problem(response, status=status, slug=slug, instance="/api/v1/plans")
     assert problem["detail"] == str(error)
+
+
+def test_a_path_that_answers_several_methods_names_all_of_them(api: TestClient) -> None:
+    assert api.put("/api/v1/measurements/x").headers["allow"] == "GET, DELETE"

@@ -16,6 +16,8 @@ COMMANDS = (
     "optimizers",
     "trace",
     "measure",
+    "agent",
+    "agents",
     "measurements",
     "migrate",
     "serve",

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Protocol
@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
+from whatfits.estimator.catalog.config_models import UntracedModelError
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs import (
     Estimate,
@@ -111,7 +112,7 @@ class Measurements:
             NoAgentError: Nobody could carry it out.
             ConflictError: The key was used for something else.
         """
-        request = _resolve(submission)
+        request = self._resolve(submission)
         if idempotency_key is not None:
             first = self.store.first_with_key(idempotency_key, request, submission.campaign)
             if first is not None:
@@ -194,6 +195,18 @@ class Measurements:
             raise NoAgentError(f"{sentence} With when_unavailable=queue it waits until there is one.")
         return (sentence,)
 
+    def _resolve(self, submission: Submission) -> MeasureRequest:
+        """With everything filled in; a config that nobody has traced yet is known once it was asked about."""
+        request = _request_of(submission)
+        with _within_spec():
+            check_remote_model(request.spec.model)
+            try:
+                return resolved_request(request)
+            except UntracedModelError:
+                with suppress(UnsupportedError):
+                    expected(request, self.planner.estimate)
+                return resolved_request(request)
+
     def _estimate(self, submission: Submission) -> tuple[Estimate | None, tuple[str, ...]]:
         try:
             with _within_spec():
@@ -206,12 +219,6 @@ def _request_of(submission: Submission) -> MeasureRequest:
     return MeasureRequest.model_validate(submission.model_dump(exclude={"campaign"}))
 
 
-def _resolve(submission: Submission) -> MeasureRequest:
-    with _within_spec():
-        check_remote_model(submission.spec.model)
-        return resolved_request(_request_of(submission))
-
-
 @contextmanager
 def _within_spec() -> Iterator[None]:
     """Errors about a run, as errors about the `spec` of a submission."""
@@ -220,7 +227,8 @@ def _within_spec() -> Iterator[None]:
     except InputError as error:
         if error.field == "num_layers":
             raise
-        raise type(error)(
+        kind = UnsupportedError if isinstance(error, UnsupportedError) else InputError
+        raise kind(
             f"spec.{error.field}",
             error.value,
             error.accepted,
