@@ -311,7 +311,9 @@ class _Run:
         for kind, key, nbytes, label in events:
             if kind == "alloc":
                 is_state = not (isinstance(key, tuple) and key[0] == "tmp")
-                block = out.alloc(nbytes, _STATES if is_state else _TEMPORARIES, Origin(label, OPTIMIZER_MODULE))
+                block = out.alloc(
+                    nbytes, _STATES if is_state else _TEMPORARIES, Origin(label, OPTIMIZER_MODULE)
+                )
                 self.states.setdefault(key, deque()).append(block)
             elif isinstance(key, tuple) and key[0] == GRADIENT:
                 out.free(self.gradients.pop(key[1]))
