@@ -7,11 +7,11 @@ import pytest
 from tests.fake_driver import FakeDriver, FakeGpu, load_pynvml
 from tests.fleet.scripts import run_scripted
 from whatfits.estimator.errors import InputError
+from whatfits.estimator.specs.device_queues import CPU_QUEUE
 from whatfits.profiler.measure.nvml import open_nvml
 from whatfits.service.agent import run_agent
 from whatfits.service.settings import Settings
 from whatfits.service.slots import (
-    CPU_QUEUE,
     Slot,
     SlotTakenError,
     SlotUnavailableError,

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -105,11 +104,10 @@ class Backend:
             self._close.append(self._local_agent.stop)
 
     def _compose(self, database: "Database", engine: "Engine", version: str) -> Measurements:
-        stale_after = timedelta(seconds=self._settings.stale_after_seconds)
         return Measurements(
             store=MeasurementStore(database),
             claims=ClaimStore(database),
-            agents=AgentStore(database, stale_after=stale_after),
+            agents=AgentStore(database, stale_after=self._settings.stale_after),
             jobs=engine,
             planner=self._planner,
             now=partial(database_now, database),

@@ -66,8 +66,7 @@ class Reaper:
         self._database = database
         self._engine = engine
         self._interval = settings.reap_seconds
-        stale_after = timedelta(seconds=settings.stale_after_seconds)
-        self._agents = AgentStore(database, stale_after=stale_after)
+        self._agents = AgentStore(database, stale_after=settings.stale_after)
         self._store = MeasurementStore(database)
         self._claims = ClaimStore(database)
         self._stop = threading.Event()

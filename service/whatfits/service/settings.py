@@ -2,6 +2,7 @@
 
 import ipaddress
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -10,10 +11,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whatfits.estimator.errors import InputError
 from whatfits.estimator.profile.store import user_data_folder
-from whatfits.estimator.units import GIB, MIB
+from whatfits.estimator.units import MIB
+from whatfits.service.storage.agents import STALE_AFTER
 from whatfits.service.storage.database import parse_database_url
+from whatfits.service.trace_limits import TraceLimits
 
-LOOPBACK_CHOICES = ("127.0.0.1", "::1", "localhost")
+_LIMITS = TraceLimits()
 
 
 def default_database_url() -> str:
@@ -36,15 +39,15 @@ class Settings(BaseSettings):
     """Largest request body read; a larger one is answered with 413."""
     database_url: str = Field(default_factory=default_database_url, repr=False)
     """Where measurements are kept: `sqlite:///FILE` or `postgresql://...`; it may hold a password, so it is never shown."""
-    trace_timeout_seconds: float = Field(default=60.0, gt=0)
+    trace_timeout_seconds: float = Field(default=_LIMITS.timeout_seconds, gt=0)
     """Wall-clock time that tracing a model for a question may take; of each structure class where a plan needs several."""
-    trace_memory_bytes: int = Field(default=4 * GIB, gt=0)
+    trace_memory_bytes: int = Field(default=_LIMITS.memory_bytes, gt=0)
     """Memory that the process which traces may allocate."""
-    max_traces: int = Field(default=2, gt=0)
+    max_traces: int = Field(default=_LIMITS.max_children, gt=0)
     """Models traced at a time; further ones wait."""
     heartbeat_seconds: float = Field(default=3.0, gt=0)
     """Between two signs of life of an agent."""
-    stale_after_seconds: float = Field(default=15.0, gt=0)
+    stale_after_seconds: float = Field(default=STALE_AFTER.total_seconds(), gt=0)
     """Silence after which an agent counts as gone, and what it had is given to others."""
     reap_seconds: float = Field(default=5.0, gt=0)
     """Between two searches for what agents that are gone have left."""
@@ -56,6 +59,11 @@ class Settings(BaseSettings):
     """Where agents of one machine keep the locks of its GPUs."""
     log_json: bool = False
     """Write log lines as JSON (for machines) and not as text (for people)."""
+
+    @property
+    def stale_after(self) -> timedelta:
+        """The same silence as a span of time."""
+        return timedelta(seconds=self.stale_after_seconds)
 
     @field_validator("database_url")
     @classmethod

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from whatfits.estimator.catalog import resolve_gpu
 from whatfits.estimator.errors import InputError, WhatfitsError
+from whatfits.estimator.specs.device_queues import CPU_QUEUE, gpu_queue
 from whatfits.profiler.measure.nvml import Gpu, Library, Nvml, NvmlError, open_nvml
 
 __all__ = [
-    "CPU_QUEUE",
     "Slot",
     "SlotTakenError",
     "SlotUnavailableError",
@@ -25,7 +25,6 @@ __all__ = [
     "users_of",
 ]
 
-CPU_QUEUE = "cpu/x1"
 _NAME = re.compile(r"gpu(\d{1,3})(?:-(\d{1,3}))?")
 _ACCEPTED = "cpu, or gpu with the numbers of GPUs of this machine, such as gpu0 or gpu0-7"
 
@@ -126,7 +125,7 @@ def _slot_of(name: str, gpus: Sequence[Gpu]) -> Slot:
     except InputError as error:
         raise SlotUnavailableError(f"{name}: the catalog has no GPU named {kinds[0]!r}") from error
     uuids = tuple(gpu.uuid for gpu in gpus)
-    return Slot(name=name, queue=f"gpu/{kind.id}/x{len(gpus)}", device_name=kinds[0], gpu_uuids=uuids)
+    return Slot(name=name, queue=gpu_queue(kind.id, len(gpus)), device_name=kinds[0], gpu_uuids=uuids)
 
 
 @contextmanager

@@ -1,12 +1,9 @@
 """A measuring process answers, fails or is ended; of it and of what it started nothing is left."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.factories import make_measure_request, make_measurement_result
+from tests.profiler.processes import is_running, until, wait_until_gone
 from whatfits.estimator.specs.measurement import (
     FailureKind,
     MeasurementFailure,
@@ -22,7 +20,6 @@ from whatfits.estimator.specs.measurement import (
     Progress,
 )
 from whatfits.profiler.measure.child_process import Answer, measure_command, run_command
-from whatfits.profiler.process_family import MARK, end_orphans, make_mark
 
 RESULT = make_measurement_result().model_dump_json()
 NOTE = """
@@ -63,20 +60,6 @@ def run(
 
 def noted_pids(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
 
 
 def stop_once_noted(path: Path, count: int) -> Callable[[], bool]:
@@ -247,30 +230,7 @@ run("note(0)\\nwhile True: time.sleep(1)")
     parent.kill()
     parent.wait()
 
-    assert until(lambda: not is_running(child))
-
-
-def test_orphans_of_a_parent_that_is_gone_are_ended_and_other_families_left() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    marks = (f"{gone.pid}:1:abc", make_mark())
-    orphan, kept = (
-        subprocess.Popen(
-            [sys.executable, "-c", "import time; time.sleep(600)"],
-            env={**os.environ, MARK: mark},
-            start_new_session=True,
-        )
-        for mark in marks
-    )
-    try:
-        # A program's environment is there to be read a moment after it was started.
-        assert until(lambda: end_orphans() >= 0 and orphan.poll() is not None)
-        assert orphan.returncode == -signal.SIGKILL
-        assert kept.poll() is None
-    finally:
-        for process in (orphan, kept):
-            process.kill()
-            process.wait()
+    assert wait_until_gone(child)
 
 
 def test_several_gpus_are_measured_by_a_process_each_that_reads_the_whole_request(noted: Path) -> None:

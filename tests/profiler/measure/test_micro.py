@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
-from whatfits.estimator.specs.measurement import KernelTimes, MeasureDevice
+from whatfits.estimator.specs.kernel_times import KernelTimes
+from whatfits.estimator.specs.measurement import MeasureDevice
 from whatfits.profiler.child_lines import ChildLines
 from whatfits.profiler.measure.child_process import child_environment, several_processes
 from whatfits.profiler.measure.kernels import Kernel, kernels_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.profiler.trace.processes import wait_until_gone
+from tests.profiler.processes import wait_until_gone
 from whatfits.profiler.trace.child_process import (
     InterpreterError,
     TraceChild,

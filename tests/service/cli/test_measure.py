@@ -4,21 +4,14 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.factories import make_measurement_result
+from tests.service.cli.measuring import SMALL, run, write_run, write_stand_in
 from whatfits.estimator import estimate_run
 from whatfits.estimator.specs import RunSpec
-from whatfits.estimator.specs.measurement import Measurement, MeasurementStatus, MicroBatchSearch
-from whatfits.service.cli import main
+from whatfits.estimator.specs.measurement import Measurement, MeasurementStatus
 
-SMALL: dict[str, Any] = {
-    "model": "llama-60m",
-    "training": {"micro_batch_size": 2, "seq_len": 256, "optimizer": {"name": "apollo", "rank": 32}},
-    "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 1},
-}
 ESTIMATED = estimate_run(
     RunSpec.model_validate(
         {
@@ -31,41 +24,6 @@ ESTIMATED = estimate_run(
     )
 ).memory
 """Of our own code, which is what runs."""
-STAND_IN = """#!{python}
-import json, sys
-request = json.load(sys.stdin)
-def answer(event, content):
-    print(json.dumps({{"event": event, event: content}}), flush=True)
-answer("progress", {{"stage": "measuring", "done": 1, "total": 2}})
-result = json.loads({result!r})
-training, size = request["spec"]["training"], request["spec"]["training"]["micro_batch_size"]
-result["num_layers"] = request["num_layers"] or 8
-result["notes"] = [f"{{request['device']}} {{request['warmup_steps']}}+{{request['measured_steps']}} {{sys.argv[1:]}}"]
-{body}
-answer("result", result)
-"""
-
-
-def write_stand_in(folder: Path, body: str = "", **result: Any) -> str:
-    path = folder / "python"
-    text = make_measurement_result(**result).model_dump_json()
-    path.write_text(STAND_IN.format(python=sys.executable, result=text, body=body))
-    path.chmod(0o755)
-    return str(path)
-
-
-def write_run(folder: Path, **changes: Any) -> str:
-    path = folder / "run.json"
-    path.write_text(json.dumps({**SMALL, **changes}))
-    return str(path)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as exit_:
-        main(("measure", *arguments))
-    captured = capsys.readouterr()
-    assert isinstance(exit_.value.code, int)
-    return exit_.value.code, captured.out, captured.err
 
 
 def test_json_is_the_measurement_with_its_estimate(
@@ -238,87 +196,3 @@ def test_an_unknown_key_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert code == 2
     assert "optimiser" in err
-
-
-PER_SEQUENCE = 'result["peak_requested_bytes"] = 200 * 2**20 + size * 10 * 2**20'
-
-
-def test_the_largest_micro_batch_is_found_under_a_cap(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    python = write_stand_in(tmp_path, PER_SEQUENCE)
-    question = (write_run(tmp_path), "--device", "cpu", "--python", python, "--find", "max-micro-batch")
-
-    code, out, _ = run(capsys, *question, "--cap", "333MiB", "--json")
-
-    found = MicroBatchSearch.model_validate_json(out)
-    sizes = [probe.request.spec.training.micro_batch_size for probe in found.probes]
-    assert (code, found.max_micro_batch_size, found.smallest_too_large) == (0, 13, 14)
-    assert {13, 14} <= set(sizes)
-    assert len(sizes) == len(set(sizes)) < 12
-    assert found.probes[0].request.measured_steps == 1
-
-
-def test_where_not_even_one_sequence_runs_it_exits_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    python = write_stand_in(tmp_path, 'result["outcome"] = "out_of_memory"')
-
-    code, out, _ = run(
-        capsys, write_run(tmp_path), "--device", "gpu", "--python", python, "--find", "max-micro-batch"
-    )
-
-    assert code == 1
-    assert out.startswith("not even one sequence runs\n")
-
-
-def test_a_search_whose_run_fails_exits_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    python = write_stand_in(tmp_path, "sys.exit(9)")
-
-    code, out, err = run(
-        capsys, write_run(tmp_path), "--device", "gpu", "--python", python, "--find", "max-micro-batch"
-    )
-
-    assert (code, out) == (3, "")
-    assert "ended with status 9" in err
-
-
-def test_kernels_are_timed_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "python"
-    path.write_text(
-        f"""#!{sys.executable}
-import json
-environment = {{"device_name": "a CPU", "packages": {{"torch": "2.13"}}, "python": "3", "platform": "Linux"}}
-kernel = {{"kernel": "mm", "shape": {{"m": 4}}, "dtype": "bf16", "samples_seconds": [2.0, 1.0, 4.0], "flops": 4e12,
-          "bytes": None}}
-for line in (
-    {{"event": "environment", "environment": environment}}, {{"event": "kernel", "kernel": kernel}}, {{"event": "done"}}
-):
-    print(json.dumps(line))
-"""
-    )
-    path.chmod(0o755)
-
-    code, out, err = run(capsys, "--micro", "--device", "cpu", "--python", str(path))
-
-    assert (code, err) == (0, "")
-    assert "a CPU, torch 2.13" in out
-    assert out.splitlines()[-1].split() == ["mm", "m=4", "bf16", "2", "s", "2", "-"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--device", "cpu"], "error: SPEC: not given; accepted: a file, - for standard input, or --micro"),
-        (["run.json", "--micro", "--device", "cpu"], "error: SPEC: kernels are timed without a run"),
-        (
-            ["--micro", "--device", "cpu", "--find", "max-micro-batch"],
-            "error: --find: kernels are timed without a run",
-        ),
-    ],
-)
-def test_either_a_run_or_kernels(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
-    code, _, err = run(capsys, *arguments)
-
-    assert code == 2
-    assert err.startswith(said)

@@ -23,9 +23,9 @@ from whatfits.profiler.trace.training_step import trace_micro_batch
 from whatfits.service.app import create_app
 from whatfits.service.cli import main
 from whatfits.service.domain.estimator_planner import EstimatorPlanner
+from whatfits.service.kept_traces import compile_class, keep
 from whatfits.service.settings import Settings
 from whatfits.service.trace_limits import TraceLimits
-from whatfits.service.tracing import compile_class, keep
 
 CONFIG = {
     "model_type": "gpt2",

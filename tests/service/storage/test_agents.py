@@ -38,7 +38,7 @@ def test_an_agent_is_stale_when_it_was_silent_too_long(agents: AgentStore) -> No
     later = NOON + STALE_AFTER + SECOND
     assert agents.heartbeat("heard", later) is True
     assert [agent.id for agent in agents.stale(later)] == ["silent"]
-    assert agents.live_queues(later) == {"gpu/h100-80gb-sxm/x1"}
+    assert [state.agent.queue for state in agents.list(later) if state.live] == ["gpu/h100-80gb-sxm/x1"]
     assert agents.stale(NOON + STALE_AFTER) == ()
 
 

@@ -1,5 +1,6 @@
 """The specs: immutable, validated descriptions of questions and answers."""
 
+from whatfits.estimator.specs.device_queues import queue_name
 from whatfits.estimator.specs.enums import (
     ActivationCheckpointing,
     AllocatorMode,
@@ -54,7 +55,6 @@ from whatfits.estimator.specs.measurement import (
     PhasePeaks,
     Progress,
     StepTimes,
-    queue_name,
 )
 from whatfits.estimator.specs.model import ModelSpec
 from whatfits.estimator.specs.parallelism import ParallelismSpec

@@ -11,7 +11,9 @@ __all__ = [
     "TEXT",
     "ByteCount",
     "Degree",
+    "MeasuredBytes",
     "ModelReference",
+    "NonNegative",
     "PositiveInt",
     "Spec",
 ]
@@ -37,6 +39,12 @@ PositiveInt = Annotated[int, Field(ge=1, le=2**31 - 1, strict=True)]
 
 ByteCount = Annotated[int, Field(ge=1, le=2**60, strict=True)]
 """A number of bytes."""
+
+MeasuredBytes = Annotated[int, Field(ge=0)]
+"""A number of bytes that was counted, and may be none."""
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""A measured figure that has no sign: a time, a rate, a power."""
 
 Degree = Annotated[int, Field(ge=1, le=2**20, strict=True)]
 """The size of one parallelism axis."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from whatfits.estimator.specs.base import PositiveInt, Spec
+from whatfits.estimator.specs.base import MeasuredBytes, NonNegative, PositiveInt, Spec
 from whatfits.estimator.specs.enums import PeakPhase
 from whatfits.estimator.specs.estimate import Estimate
 from whatfits.estimator.specs.run import RunSpec
@@ -14,7 +14,6 @@ __all__ = [
     "ClockReadings",
     "DeviceReadings",
     "FailureKind",
-    "KernelTimes",
     "MeasureDevice",
     "MeasureRequest",
     "MeasuredEnvironment",
@@ -24,16 +23,10 @@ __all__ = [
     "MeasurementOutcome",
     "MeasurementResult",
     "MeasurementStatus",
-    "MicroBatchSearch",
-    "MicroBenchmark",
     "PhasePeaks",
     "Progress",
     "StepTimes",
-    "queue_name",
 ]
-
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Bytes = Annotated[int, Field(ge=0)]
 
 
 class MeasureDevice(StrEnum):
@@ -66,14 +59,6 @@ class MeasureRequest(Spec):
     """Wall-clock time after which the run is killed."""
 
 
-def queue_name(request: MeasureRequest) -> str:
-    """The queue of the devices that can run a request whose hardware is resolved, such as `gpu/h100-80gb-sxm/x8`."""
-    if request.device is MeasureDevice.CPU:
-        return "cpu/x1"
-    hardware = request.spec.hardware
-    return f"gpu/{hardware.gpu}/x{min(hardware.num_gpus, hardware.gpus_per_node)}"
-
-
 class MeasuredStep(StrEnum):
     """Kinds of step that differ in memory."""
 
@@ -92,39 +77,39 @@ class PhasePeaks(Spec):
     """Kind of step."""
     phase: PeakPhase
     """Part of it."""
-    peak_requested_bytes: _Bytes
+    peak_requested_bytes: MeasuredBytes
     """Live tensors."""
-    peak_allocated_bytes: _Bytes | None = None
+    peak_allocated_bytes: MeasuredBytes | None = None
     """Blocks in use."""
-    peak_active_bytes: _Bytes | None = None
+    peak_active_bytes: MeasuredBytes | None = None
     """Blocks in use or waiting for a stream."""
-    peak_reserved_bytes: _Bytes | None = None
+    peak_reserved_bytes: MeasuredBytes | None = None
     """Segments held."""
 
 
 class StepTimes(Spec):
     """Every sample, in seconds, of the measured steps in order; micro-batches of one step are summed."""
 
-    forward: tuple[_Seconds, ...]
+    forward: tuple[NonNegative, ...]
     """Forward pass without the loss function."""
-    loss: tuple[_Seconds, ...]
+    loss: tuple[NonNegative, ...]
     """Loss function; empty where the model's code does not set it apart."""
-    backward: tuple[_Seconds, ...]
+    backward: tuple[NonNegative, ...]
     """Backward pass, with a layer-wise update inside."""
-    optimizer_step: tuple[_Seconds, ...]
+    optimizer_step: tuple[NonNegative, ...]
     """Optimizer, clipping included."""
-    step: tuple[_Seconds, ...]
+    step: tuple[NonNegative, ...]
     """The whole step."""
-    refresh_step: tuple[_Seconds, ...] = ()
+    refresh_step: tuple[NonNegative, ...] = ()
     """Whole steps that refreshed projections; none of them is in the others."""
 
 
 class ClockReadings(Spec):
     """What the driver reported while the measured steps ran."""
 
-    sm_clock_hz: tuple[_Seconds, ...]
+    sm_clock_hz: tuple[NonNegative, ...]
     """Clock of the multiprocessors."""
-    power_watts: tuple[_Seconds, ...]
+    power_watts: tuple[NonNegative, ...]
     """Board power."""
     temperature_celsius: tuple[float, ...] = ()
     """Of the GPU."""
@@ -135,11 +120,11 @@ class ClockReadings(Spec):
 class DeviceReadings(Spec):
     """What the driver knows of the device beside the allocator. Null is what it did not tell."""
 
-    context_bytes: _Bytes | None = None
+    context_bytes: MeasuredBytes | None = None
     """Device bytes that this process took before its first tensor."""
-    device_used_bytes: _Bytes | None = None
+    device_used_bytes: MeasuredBytes | None = None
     """Highest use of the device over all processes, by NVML."""
-    process_used_bytes: _Bytes | None = None
+    process_used_bytes: MeasuredBytes | None = None
     """Highest use by this process, by NVML."""
     num_alloc_retries: int | None = None
     """Times the allocator released its cache and tried again."""
@@ -156,7 +141,7 @@ class MeasuredEnvironment(Spec):
     """As the driver or the system names it."""
     gpu_uuids: tuple[str, ...] = ()
     """Of the GPUs used."""
-    device_total_bytes: _Bytes | None = None
+    device_total_bytes: MeasuredBytes | None = None
     """What torch reports as a device's total."""
     compute_capability: str | None = None
     """Of the GPU."""
@@ -226,11 +211,11 @@ class MeasurementResult(Spec):
     """Its parameters."""
     peaks: tuple[PhasePeaks, ...]
     """Per kind of step and phase."""
-    peak_requested_bytes: _Bytes
+    peak_requested_bytes: MeasuredBytes
     """Most bytes of live tensors."""
-    peak_allocated_bytes: _Bytes | None
+    peak_allocated_bytes: MeasuredBytes | None
     """Most bytes in blocks in use; null on a CPU."""
-    peak_reserved_bytes: _Bytes | None
+    peak_reserved_bytes: MeasuredBytes | None
     """Most bytes in segments; null on a CPU."""
     times: StepTimes
     """Step times."""
@@ -244,7 +229,7 @@ class MeasurementResult(Spec):
     """What the driver told."""
     environment: MeasuredEnvironment
     """Where and with what."""
-    traced_peak_requested_bytes: _Bytes | None = None
+    traced_peak_requested_bytes: MeasuredBytes | None = None
     """On a CPU: the same step's peak by a trace with the CPU's kernels."""
     snapshot_path: str | None = None
     """File of the allocator's history on the agent's machine."""
@@ -309,46 +294,3 @@ class Measurement(Spec):
     """When it became final."""
     source: str = "local"
     """`local`, or where an imported one comes from."""
-
-
-class MicroBatchSearch(Spec):
-    """The largest micro-batch that a device carries, found by trying."""
-
-    max_micro_batch_size: int | None
-    """The largest that ran; null when not even one sequence did."""
-    smallest_too_large: int | None
-    """The smallest that did not; null when all that were tried ran, up to the limit."""
-    guess: int
-    """The estimate's, where the search began."""
-    limit_bytes: int | None
-    """On a CPU: the bytes of live tensors that were allowed."""
-    probes: tuple[Measurement, ...]
-    """Every run, in order."""
-
-
-class KernelTimes(Spec):
-    """One operation alone on a device, again and again."""
-
-    kernel: str
-    """Name of the operation, such as `mm`."""
-    shape: dict[str, int]
-    """Sizes by name."""
-    dtype: str
-    """Of its tensors."""
-    samples_seconds: tuple[_Seconds, ...]
-    """Every call's time, in order, after warm-up."""
-    flops: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    """Of one call; null where it depends on the data, as of an SVD."""
-    bytes: _Bytes | None
-    """Read and written by one call, each tensor once; of a collective the message; null where it depends on the data."""
-
-
-class MicroBenchmark(Spec):
-    """Kernels of one device."""
-
-    environment: MeasuredEnvironment
-    """Where and with what."""
-    kernels: tuple[KernelTimes, ...]
-    """In the order they ran."""
-    complete: bool
-    """Whether all ran in the time there was."""

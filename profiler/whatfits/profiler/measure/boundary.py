@@ -10,8 +10,8 @@ from whatfits.estimator.specs.measurement import (
     Measurement,
     MeasurementOutcome,
     MeasureRequest,
-    MicroBatchSearch,
 )
+from whatfits.estimator.specs.micro_batch_search import MicroBatchSearch
 
 __all__ = [
     "LARGEST_MICRO_BATCH",

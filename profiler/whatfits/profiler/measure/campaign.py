@@ -19,23 +19,11 @@ from whatfits.profiler.measure.prediction import Prediction, predict, recipe_key
 from whatfits.profiler.measure.programs import LocalProgram, compile_here, difference_from_shipped, trace_here
 from whatfits.profiler.measure.recipe import build_recipe
 from whatfits.profiler.measure.report import case_report, event_lines
+from whatfits.profiler.measure.tiny import TINY
 
-__all__ = ["TINY", "Campaign", "build_campaign", "run_campaign"]
+__all__ = ["Campaign", "build_campaign", "run_campaign"]
 
 _CHILD_TIMEOUT_SECONDS = 180
-TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "num_hidden_layers": 4,
-    "hidden_size": 64,
-    "intermediate_size": 172,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 320,
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 2048,
-}
-"""A model that a CPU trains in milliseconds: the config.json behind the name `tiny`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

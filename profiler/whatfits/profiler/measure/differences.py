@@ -2,9 +2,11 @@
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from whatfits.estimator.catalog import resolve_run
@@ -20,14 +22,14 @@ from whatfits.estimator.units import MIB, format_seconds
 from whatfits.profiler.measure.allocator_history import AllocatorTrace
 from whatfits.profiler.measure.compare import compare_events, summarise
 from whatfits.profiler.measure.events import EventList
-from whatfits.profiler.measure.optimizers import measured_optimizer
+from whatfits.profiler.measure.optimizers import measured_recipe
 from whatfits.profiler.measure.prediction import predict, recipe_key
 from whatfits.profiler.measure.programs import compile_here, trace_here
-from whatfits.profiler.measure.recipe import build_recipe
 from whatfits.profiler.measure.replay_check import check_replay
 
 __all__ = ["LIMITS", "compare_snapshot", "difference", "format_table", "summary"]
 
+_KINDS = ("requested", "allocated", "reserved")
 LIMITS = {"allocated": 0.005, "reserved": 0.03}
 """Shares of the estimate above which a difference is flagged."""
 
@@ -39,21 +41,15 @@ def difference(measurement: Measurement) -> dict[str, float | None]:
     """
     result, estimate = measurement.result, measurement.estimate
     if result is None or result.outcome is not MeasurementOutcome.COMPLETED:
-        return {"requested": None, "allocated": None, "reserved": None}
+        return dict.fromkeys(_KINDS)
     if measurement.request.device is MeasureDevice.CPU:
         share = _share(result.peak_requested_bytes, result.traced_peak_requested_bytes)
-        return {"requested": share, "allocated": None, "reserved": None}
+        return {**dict.fromkeys(_KINDS), "requested": share}
     memory = None if estimate is None else estimate.memory
+    names = {kind: f"peak_{kind}_bytes" for kind in _KINDS}
     return {
-        "requested": _share(
-            result.peak_requested_bytes, None if memory is None else memory.peak_requested_bytes
-        ),
-        "allocated": _share(
-            result.peak_allocated_bytes, None if memory is None else memory.peak_allocated_bytes
-        ),
-        "reserved": _share(
-            result.peak_reserved_bytes, None if memory is None else memory.peak_reserved_bytes
-        ),
+        kind: _share(getattr(result, name), None if memory is None else getattr(memory, name))
+        for kind, name in names.items()
     }
 
 
@@ -68,12 +64,11 @@ def flags(measurement: Measurement) -> list[str]:
 
 def summary(named: Sequence[tuple[str, Measurement]]) -> dict[str, Any]:
     """Counts, and the largest differences by name."""
-    kinds = ("requested", "allocated", "reserved")
-    shares = {kind: [(name, difference(each)[kind]) for name, each in named] for kind in kinds}
+    shares = {kind: [(name, difference(each)[kind]) for name, each in named] for kind in _KINDS}
     known = {kind: [(name, s) for name, s in pairs if s is not None] for kind, pairs in shares.items()}
     return {
         "points": len(named),
-        "by_status": _count(str(each.status) for _, each in named),
+        "by_status": dict(Counter(str(each.status) for _, each in named)),
         "compared": {kind: len(pairs) for kind, pairs in known.items()},
         "within": {
             kind: sum(abs(share) <= LIMITS.get(kind, LIMITS["allocated"]) for _, share in pairs)
@@ -112,14 +107,7 @@ def compare_snapshot(
     on_cpu = request.device is MeasureDevice.CPU
     run = request.spec if request.num_layers is None else run_at_depth(request.spec, request.num_layers)
     resolved = resolve_run(run)
-    optimizer, _ = measured_optimizer(resolved.run.training.optimizer)
-    recipe = build_recipe(
-        resolved.model,
-        resolved.run.training.model_copy(update={"optimizer": optimizer}),
-        resolved.run.parallelism,
-        on_cpu=on_cpu,
-        seed=request.seed,
-    )
+    recipe, _ = measured_recipe(resolved.model, resolved.run, on_cpu=on_cpu, seed=request.seed)
     if on_cpu:
         program = trace_here(recipe_key(recipe), recipe, on_cpu=True)
     else:
@@ -140,13 +128,6 @@ def _share(measured: int | None, expected: int | None) -> float | None:
     return None if measured is None or not expected else (measured - expected) / expected
 
 
-def _count(words: Any) -> dict[str, int]:  # Any: an iterable of text
-    counts: dict[str, int] = {}
-    for word in words:
-        counts[word] = counts.get(word, 0) + 1
-    return counts
-
-
 def _row(name: str, measurement: Measurement) -> tuple[str, ...]:
     result = measurement.result
     if result is None:
@@ -154,11 +135,11 @@ def _row(name: str, measurement: Measurement) -> tuple[str, ...]:
         return (name, f"{measurement.status}: {said}"[:100], *[""] * 7)
     shares = difference(measurement)
     cells = []
-    for kind in ("requested", "allocated", "reserved"):
+    for kind in _KINDS:
         nbytes = getattr(result, f"peak_{kind}_bytes")
         cells += ["-" if nbytes is None else f"{nbytes / MIB:.1f}", _percent(shares[kind])]
-    steps = sorted(result.times.step)
-    step = format_seconds(steps[len(steps) // 2]) if steps else str(result.outcome)
+    steps = result.times.step
+    step = format_seconds(median(steps)) if steps else str(result.outcome)
     return (name, *cells, step, ", ".join(flags(measurement)))
 
 

@@ -8,13 +8,12 @@ from whatfits.estimator import estimate_run
 from whatfits.estimator.catalog import resolve_run
 from whatfits.estimator.catalog.depth import run_at_depth
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.estimator.specs import Estimate, OptimizerImplementation, RunSpec
+from whatfits.estimator.specs import Estimate, OptimizerImplementation, RunSpec, queue_name
 from whatfits.estimator.specs.measurement import (
     Measurement,
     MeasurementFailure,
     MeasurementStatus,
     MeasureRequest,
-    queue_name,
 )
 from whatfits.estimator.specs.own_code import OWN_CODE_OPTIMIZERS
 from whatfits.profiler.measure.child_process import Answer

@@ -16,7 +16,7 @@ from time import perf_counter
 import torch
 import torch.distributed as dist
 
-from whatfits.estimator.specs.measurement import KernelTimes
+from whatfits.estimator.specs.kernel_times import KernelTimes
 from whatfits.profiler.answers import claim_standard_output, write_answer
 from whatfits.profiler.measure.driver import measured_environment
 from whatfits.profiler.measure.kernels import Kernel, kernels_of

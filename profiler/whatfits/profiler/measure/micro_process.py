@@ -6,12 +6,8 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from whatfits.estimator.specs.measurement import (
-    KernelTimes,
-    MeasuredEnvironment,
-    MeasureDevice,
-    MicroBenchmark,
-)
+from whatfits.estimator.specs.kernel_times import KernelTimes, MicroBenchmark
+from whatfits.estimator.specs.measurement import MeasuredEnvironment, MeasureDevice
 from whatfits.profiler.child_lines import ChildEndedError, ChildLines, ChildTimeoutError
 from whatfits.profiler.measure.child_process import child_environment, several_processes
 from whatfits.profiler.measure.nvml import NvmlUnavailableError, open_nvml

@@ -1,4 +1,4 @@
-"""The real optimizer of a recipe, from `whatfits.optim_impls`, and which of the estimator's programs speaks of it."""
+"""The optimizer that is measured, from `whatfits.optim_impls`, and which of the estimator's programs speaks of it."""
 
 from importlib.metadata import packages_distributions, version
 from typing import Any
@@ -10,16 +10,17 @@ from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
 from whatfits.estimator.memory.optimizers.blockwise_8bit import DEFAULT_BLOCK_SIZE
 from whatfits.estimator.memory.optimizers.facts import TORCH_IMPLEMENTATIONS
-from whatfits.estimator.specs import ModelSpec, OptimizerImplementation, OptimizerSpec
+from whatfits.estimator.specs import ModelSpec, OptimizerImplementation, OptimizerSpec, RunSpec
 from whatfits.optim_impls import REGISTRY, build_optimizer
 from whatfits.optim_impls.build import treats_roles_alike
 from whatfits.optim_impls.entry import OptimizerEntry
-from whatfits.profiler.measure.recipe import Recipe
+from whatfits.profiler.measure.recipe import Recipe, build_recipe
 
 __all__ = [
     "MAX_GRAD_NORM",
     "build_recipe_optimizer",
     "measured_optimizer",
+    "measured_recipe",
     "optimizer_package",
     "refresh_interval",
 ]
@@ -48,6 +49,17 @@ def measured_optimizer(spec: OptimizerSpec) -> tuple[OptimizerSpec, str | None]:
         f"What ran is whatfits.optim_impls' {spec.name} (implementation whatfits), not the published code "
         f"that {spec.implementation} stands for."
     )
+
+
+def measured_recipe(model: ModelSpec, run: RunSpec, *, on_cpu: bool, seed: int) -> tuple[Recipe, str | None]:
+    """The recipe of a resolved run with the optimizer as it is measured, and a sentence where that is another.
+
+    Raises:
+        UnsupportedError: the run asks for something that is not measured.
+    """
+    optimizer, note = measured_optimizer(run.training.optimizer)
+    training = run.training.model_copy(update={"optimizer": optimizer})
+    return build_recipe(model, training, run.parallelism, on_cpu=on_cpu, seed=seed), note
 
 
 def refresh_interval(spec: OptimizerSpec, model: ModelSpec) -> int | None:

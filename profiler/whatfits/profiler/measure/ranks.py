@@ -16,13 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.classes import casts_when_gathered
 from whatfits.estimator.memory.placement import Placement, placement_of
-from whatfits.estimator.specs import Precision
 from whatfits.profiler.measure.recipe import Recipe
 from whatfits.profiler.trace.configs import layers_of
+from whatfits.profiler.trace.training_step import AUTOCAST_DTYPES
 
 __all__ = ["Ranks", "spread", "without_reduction"]
-
-_HALF = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,7 @@ def spread(recipe: Recipe, model: nn.Module, device: str) -> nn.Module:
         return wrapped
     options: dict[str, Any] = {"mesh": init_device_mesh(device, (axes.dp_shard_degree,))}
     if casts_when_gathered(recipe.training):
-        half = _HALF[recipe.training.precision]
+        half = AUTOCAST_DTYPES[recipe.training.precision]
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
     for _, layer in layers_of(model):
         fully_shard(layer, **options)

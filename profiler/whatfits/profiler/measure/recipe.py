@@ -24,9 +24,8 @@ __all__ = ["ON_GPU_ONLY", "Recipe", "build_recipe"]
 ON_GPU_ONLY = frozenset({OptimizerName.PAGED_ADAMW, OptimizerName.PAGED_ADAMW_8BIT})
 """Optimizers whose states the CUDA driver pages."""
 
-_STORED = {
-    Precision.BF16_MASTER: "bf16",
-}
+_STORED = {Precision.BF16_MASTER: "bf16"}
+"""What a model with fp32 copies in its optimizer is itself built as; elsewhere it is built as its precision says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

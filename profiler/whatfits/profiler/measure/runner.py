@@ -32,11 +32,11 @@ from whatfits.profiler.measure.figures import (
     step_times,
     tokens_per_second,
 )
-from whatfits.profiler.measure.optimizers import measured_optimizer, optimizer_package, refresh_interval
+from whatfits.profiler.measure.optimizers import measured_recipe, optimizer_package, refresh_interval
 from whatfits.profiler.measure.prediction import UntracedError, traced_peak_on_cpu
 from whatfits.profiler.measure.probes import CpuProbe, CudaProbe, Probe
 from whatfits.profiler.measure.ranks import Ranks, spread
-from whatfits.profiler.measure.recipe import Recipe, build_recipe
+from whatfits.profiler.measure.recipe import Recipe
 from whatfits.profiler.measure.snapshots import write_snapshot
 from whatfits.profiler.measure.timing import Timer
 from whatfits.profiler.measure.training_run import TrainingRun, build_real_model, place, undisturbed
@@ -64,19 +64,11 @@ def measure(
         Exception: whatever the model's or the optimizer's code raises; want of memory is a result.
     """
     resolved = _resolve(request.spec)
-    training = resolved.run.training
-    optimizer, note = measured_optimizer(training.optimizer)
     model = resolved.model
     if request.num_layers is not None:
         model = model.model_copy(update={"num_layers": request.num_layers})
     on_cpu = request.device is MeasureDevice.CPU
-    recipe = build_recipe(
-        model,
-        training.model_copy(update={"optimizer": optimizer}),
-        resolved.run.parallelism,
-        on_cpu=on_cpu,
-        seed=request.seed,
-    )
+    recipe, note = measured_recipe(model, resolved.run, on_cpu=on_cpu, seed=request.seed)
     _require_stack(resolved.run.stack)
     ranks = Ranks.from_environment()
     ranks.require(resolved.run.parallelism.world_size)

@@ -199,6 +199,5 @@ def run_schedule(
             clock.ratios.append((clock.now() - began) / plan.seconds)
 
     with ThreadPoolExecutor(max_workers=jobs) as pool:
-        for future in [pool.submit(work) for _ in range(jobs)]:
-            future.result()
+        list(pool.map(lambda _: work(), range(jobs)))  # raises what a point raised
     return started

@@ -17,20 +17,9 @@ from whatfits.estimator.specs.measurement import MeasureDevice, MeasureRequest
 from whatfits.optim_impls import REGISTRY
 from whatfits.profiler.measure.local import resolved_request
 from whatfits.profiler.measure.recipe import ON_GPU_ONLY
+from whatfits.profiler.measure.tiny import TINY
 
 __all__ = ["Point", "standing_campaign"]
-
-_TINY: dict[str, Any] = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "num_hidden_layers": 4,
-    "hidden_size": 64,
-    "intermediate_size": 172,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "vocab_size": 320,
-    "max_position_embeddings": 2048,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +44,7 @@ _SHAPES = {
         measured_steps=10,
     ),
     MeasureDevice.CPU: _Shape(
-        models=(_TINY, {**_TINY, "num_hidden_layers": 6}),
+        models=(TINY, {**TINY, "num_hidden_layers": 6}),
         ranks=(4, 8, 16),
         micro_batch_sizes=(2, 1, 4),
         seq_lens=(32, 16, 64),

@@ -26,10 +26,10 @@ from whatfits.profiler.measure.probes import Probe
 from whatfits.profiler.measure.ranks import without_reduction
 from whatfits.profiler.measure.recipe import Recipe
 from whatfits.profiler.trace.model import build_model, causal_model
+from whatfits.profiler.trace.training_step import AUTOCAST_DTYPES
 
 __all__ = ["TrainingRun", "build_real_model", "place", "train", "undisturbed"]
 
-_AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
 _LOSS_SCALE = 2.0**8
 """A first loss scale under which no step is skipped, as one with too large a scale would be."""
 
@@ -164,7 +164,7 @@ class TrainingRun:
         return scaler
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.recipe.training.precision)
+        dtype = AUTOCAST_DTYPES.get(self.recipe.training.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device, dtype=dtype)
 
     @contextmanager

@@ -31,7 +31,8 @@ from whatfits.profiler.trace.own_module import own_inputs
 from whatfits.profiler.trace.storages import StorageRecorder
 
 _DEFAULTS = StepOptions()
-_AUTOCAST = {"bf16_mixed": torch.bfloat16, "fp16_mixed": torch.float16}
+AUTOCAST_DTYPES = {"bf16_mixed": torch.bfloat16, "fp16_mixed": torch.float16}
+"""What precisions under autocast compute in."""
 ReadyHook = Callable[[str, nn.Parameter], None]
 
 
@@ -127,7 +128,7 @@ class MicroBatchTracer:
         return scaler
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST.get(self.options.precision)
+        dtype = AUTOCAST_DTYPES.get(self.options.precision)
         return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     @contextmanager

@@ -6,14 +6,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from whatfits.estimator.specs.kernel_times import MicroBenchmark
 from whatfits.estimator.specs.measurement import (
     MeasureDevice,
     Measurement,
     MeasurementOutcome,
     MeasurementResult,
-    MicroBatchSearch,
-    MicroBenchmark,
 )
+from whatfits.estimator.specs.micro_batch_search import MicroBatchSearch
 from whatfits.estimator.units import format_bytes, format_seconds
 from whatfits.service.cli.output import build_table, print_rendered
 from whatfits.service.cli.wording import word_optimizer, word_placement, word_training

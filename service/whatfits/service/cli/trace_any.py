@@ -16,8 +16,8 @@ from whatfits.profiler.trace.config_facts import ConfigFacts
 from whatfits.profiler.trace.options import Dims, StepOptions
 from whatfits.profiler.trace.produce import Produced, produce
 from whatfits.service.cli.trace_answer import TraceAnswer, describe_trace
+from whatfits.service.kept_traces import TRACED_CHECKPOINTINGS, compile_class, keep
 from whatfits.service.trace_limits import Model, TraceLimits, naming_the_model
-from whatfits.service.tracing import TRACED_CHECKPOINTINGS, compile_class, keep
 
 __all__ = ["Asked", "answer_with"]
 

@@ -227,11 +227,4 @@ def _within_spec() -> Iterator[None]:
     except InputError as error:
         if error.field == "num_layers":
             raise
-        kind = UnsupportedError if isinstance(error, UnsupportedError) else InputError
-        raise kind(
-            f"spec.{error.field}",
-            error.value,
-            error.accepted,
-            reason=error.reason,
-            suggestions=error.suggestions,
-        ) from error
+        raise error.at(f"spec.{error.field}") from error

@@ -42,10 +42,6 @@ class AgentStore:
             rows = session.scalars(select(AgentRow).order_by(*order)).all()
         return tuple(AgentState(agent=_agent_of(row), live=row.heartbeat_at >= oldest) for row in rows)
 
-    def live_queues(self, now: datetime) -> frozenset[str]:
-        """The queues that somebody takes measurements from."""
-        return frozenset(state.agent.queue for state in self.list(now) if state.live)
-
     def stale(self, now: datetime) -> tuple[Agent, ...]:
         """The agents that were silent for too long."""
         return tuple(state.agent for state in self.list(now) if not state.live)

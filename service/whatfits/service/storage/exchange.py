@@ -19,7 +19,7 @@ from whatfits.service.storage.rows import store_measurement
 
 __all__ = ["Imported", "export_lines", "import_measurements", "read_lines"]
 
-LOCAL = "local"
+_LOCAL = "local"
 """Source of what this store's own agents measured."""
 
 
@@ -71,17 +71,11 @@ def _measurement(line: str, number: int, source: str) -> Measurement:
         measurement = Measurement.model_validate(parse_object(line))
     except ValidationError as error:
         fault = input_errors(error)[0]
-        raise InputError(
-            f"line {number}: {fault.field}",
-            fault.value,
-            fault.accepted,
-            reason=fault.reason,
-            suggestions=fault.suggestions,
-        ) from error
+        raise fault.at(f"line {number}: {fault.field}") from error
     except ValueError as error:
         raise InputError(f"line {number}", line[:80], "one measurement as JSON", reason=str(error)) from error
     _require_final(measurement, number)
-    return measurement.model_copy(update={"source": source}) if measurement.source == LOCAL else measurement
+    return measurement.model_copy(update={"source": source}) if measurement.source == _LOCAL else measurement
 
 
 def _require_final(measurement: Measurement, number: int) -> None:

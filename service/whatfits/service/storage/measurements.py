@@ -7,7 +7,7 @@ exactly one succeeds, whatever the order in which they come.
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, Select, exists, func, select, tuple_, update
+from sqlalchemy import Engine, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from whatfits.estimator.specs import (
@@ -24,18 +24,14 @@ from whatfits.service.storage.paging import DEFAULT_LIMIT, Page, Position, check
 from whatfits.service.storage.rows import (
     content_hash,
     insert_new,
+    load_measurement,
     measurement_of,
+    require_measurement,
     result_columns,
+    select_measurements,
     store_measurement,
 )
-from whatfits.service.storage.tables import (
-    EnvironmentRow,
-    IdempotencyKeyRow,
-    Json,
-    MeasurementRow,
-    ProgressRow,
-    SpecRow,
-)
+from whatfits.service.storage.tables import IdempotencyKeyRow, Json, MeasurementRow, ProgressRow
 
 __all__ = ["FINAL_STATUSES", "MeasurementFilters", "MeasurementStore", "Outcome"]
 
@@ -109,7 +105,7 @@ class MeasurementStore:
             NotFoundError: There is none.
         """
         with reading(self._engine) as session:
-            return _load(session, id)
+            return load_measurement(session, id)
 
     def list(
         self,
@@ -123,7 +119,7 @@ class MeasurementStore:
         Raises:
             InputError: The cursor or the limit is not one.
         """
-        statement = _with_parts().limit(check_limit(limit) + 1)
+        statement = select_measurements().limit(check_limit(limit) + 1)
         statement = statement.order_by(MeasurementRow.created_at.desc(), MeasurementRow.id.desc())
         for name, value in asdict(filters or MeasurementFilters()).items():
             if value is not None:
@@ -161,7 +157,7 @@ class MeasurementStore:
         with writing(self._engine) as session:
             attempts = session.execute(statement).scalar_one_or_none()
             if attempts is None:
-                _require(session, id)
+                require_measurement(session, id)
             return attempts
 
     def finish(self, id: str, outcome: Outcome) -> bool:  # noqa: A002
@@ -179,7 +175,7 @@ class MeasurementStore:
             )
             done = session.execute(statement).first() is not None
             if not done:
-                _require(session, id)
+                require_measurement(session, id)
             return done
 
     def add_progress(self, id: str, progress: Progress) -> int:  # noqa: A002
@@ -217,7 +213,7 @@ class MeasurementStore:
         with reading(self._engine) as session:
             rows = session.execute(statement).all()
             if not rows:
-                _require(session, id)
+                require_measurement(session, id)
         return tuple((number, Progress.model_validate(content)) for number, content in rows)
 
     def request_cancel(self, id: str) -> bool:  # noqa: A002
@@ -235,7 +231,7 @@ class MeasurementStore:
         with writing(self._engine) as session:
             asked = session.execute(statement).first() is not None
             if not asked:
-                _require(session, id)
+                require_measurement(session, id)
             return asked
 
     def cancel_requested(self, id: str) -> bool:  # noqa: A002
@@ -264,7 +260,7 @@ def _first_of_key(session: Session, key: str, body_hash: str) -> Measurement | N
         return None
     if row.body_hash != body_hash:
         raise ConflictError(f"the idempotency key {key!r} was used for another measurement")
-    return _load(session, row.measurement_id)
+    return load_measurement(session, row.measurement_id)
 
 
 def _keep_key(session: Session, key: str, body_hash: str, measurement: Measurement) -> bool:
@@ -275,28 +271,6 @@ def _keep_key(session: Session, key: str, body_hash: str, measurement: Measureme
         "created_at": datetime.now(UTC),
     }
     return insert_new(session, IdempotencyKeyRow, values)
-
-
-def _with_parts() -> Select[MeasurementRow, Json, Json]:
-    """Measurements with their specs and environments."""
-    return (
-        select(MeasurementRow, SpecRow.spec, EnvironmentRow.environment)
-        .join(SpecRow, SpecRow.hash == MeasurementRow.spec_hash)
-        .outerjoin(EnvironmentRow, EnvironmentRow.hash == MeasurementRow.environment_hash)
-    )
-
-
-def _load(session: Session, id_: str) -> Measurement:
-    found = session.execute(_with_parts().where(MeasurementRow.id == id_)).one_or_none()
-    if found is None:
-        raise NotFoundError("measurement", id_)
-    row, spec, environment = found
-    return measurement_of(row, spec, environment)
-
-
-def _require(session: Session, id_: str) -> None:
-    if not session.execute(select(exists().where(MeasurementRow.id == id_))).scalar_one():
-        raise NotFoundError("measurement", id_)
 
 
 def _final_columns(session: Session, outcome: Outcome) -> Json:

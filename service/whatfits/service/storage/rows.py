@@ -5,19 +5,23 @@ import json
 from typing import Any
 
 from pydantic import ValidationError
+from sqlalchemy import Select, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from whatfits.estimator.specs import Measurement, MeasurementResult, RunSpec
-from whatfits.service.storage.errors import StoredDataError
+from whatfits.service.storage.errors import NotFoundError, StoredDataError
 from whatfits.service.storage.tables import Base, EnvironmentRow, Json, MeasurementRow, SpecRow
 
 __all__ = [
     "content_hash",
     "insert_new",
+    "load_measurement",
     "measurement_of",
     "model_label",
+    "require_measurement",
     "result_columns",
+    "select_measurements",
     "store_measurement",
 ]
 
@@ -104,3 +108,35 @@ def measurement_of(row: MeasurementRow, spec: Json, environment: Json | None) ->
         raise StoredDataError(
             f"measurement {row.id!r} cannot be read by this version ({place}: {fault['msg']})"
         ) from error
+
+
+def select_measurements() -> Select[MeasurementRow, Json, Json]:
+    """Measurements with their specs and environments."""
+    return (
+        select(MeasurementRow, SpecRow.spec, EnvironmentRow.environment)
+        .join(SpecRow, SpecRow.hash == MeasurementRow.spec_hash)
+        .outerjoin(EnvironmentRow, EnvironmentRow.hash == MeasurementRow.environment_hash)
+    )
+
+
+def load_measurement(session: Session, id_: str) -> Measurement:
+    """The measurement with this id.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    found = session.execute(select_measurements().where(MeasurementRow.id == id_)).one_or_none()
+    if found is None:
+        raise NotFoundError("measurement", id_)
+    row, spec, environment = found
+    return measurement_of(row, spec, environment)
+
+
+def require_measurement(session: Session, id_: str) -> None:
+    """Pass where there is a measurement with this id.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    if not session.execute(select(exists().where(MeasurementRow.id == id_))).scalar_one():
+        raise NotFoundError("measurement", id_)
