@@ -88,7 +88,11 @@ def end_family(
 
 def end_orphans() -> int:
     """Kill the members of families whose parent is gone; returns how many there were."""
-    orphans = {running.pid for running in _list_running() if running.mark and not _is_alive(running.mark)}
+    orphans = {
+        running.pid
+        for running in _list_running()
+        if running.mark and _counts_ids_alike(running.pid) and not _is_alive(running.mark)
+    }
     _kill(orphans)
     return len(orphans)
 
@@ -148,6 +152,14 @@ def _start_time(pid: int) -> str:
 def _is_alive(mark: str) -> bool:
     pid, _, rest = mark.partition(":")
     return pid.isdecimal() and _start_time(int(pid)) == rest.partition(":")[0]
+
+
+def _counts_ids_alike(pid: int) -> bool:
+    """Whether a process is in this one's namespace of ids; in the mark of one in a container, the id is another's here."""
+    try:
+        return (_PROCESSES / str(pid) / "ns/pid").readlink() == (_PROCESSES / "self/ns/pid").readlink()
+    except OSError:
+        return False
 
 
 def _read_mark(pid: int) -> str | None:

@@ -21,6 +21,7 @@ import structlog
 from whatfits.estimator.specs import MeasurementFailure, MeasurementResult, MeasureRequest, Progress
 from whatfits.estimator.specs.measurement import FailureKind
 from whatfits.profiler.measure.nvml import Library, NvmlUnavailableError, open_nvml
+from whatfits.profiler.process_family import end_orphans
 from whatfits.service.attempts import Attempts, Runner
 from whatfits.service.domain.agents import Agent
 from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, Worker
@@ -44,7 +45,7 @@ _log = structlog.get_logger()
 def run_agent(
     settings: Settings, slot_name: str, *, run: Runner | None = None, library: Library | None = None
 ) -> None:
-    """Measure on a slot until told to end.
+    """Measure on a slot until told to end; what an agent that was killed left running on this machine is ended first.
 
     Args:
         settings: Database and intervals.
@@ -60,6 +61,9 @@ def run_agent(
     """
     slot = _find(slot_name, library)
     with hold(slot, settings.lock_folder):
+        orphans = end_orphans()
+        if orphans:
+            _log.warning("agent.orphans_ended", count=orphans)
         users = users_of(slot, library)
         if users:
             raise SlotTakenError(f"{slot.name} is in use: {', '.join(users)}; an agent needs it for itself")

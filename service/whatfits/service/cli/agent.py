@@ -56,11 +56,12 @@ def agents(database_url: DatabaseUrl = None, as_json: AsJson = False) -> None:
     from whatfits.service.api.measurement_schemas import AgentList, describe_agent
     from whatfits.service.cli.measurements import open_store
     from whatfits.service.cli.output import print_json
+    from whatfits.service.settings import Settings
     from whatfits.service.storage.agents import AgentStore
     from whatfits.service.storage.coordination import database_now
 
     database = open_store(database_url)
-    states = AgentStore(database).list(database_now(database))
+    states = AgentStore(database, stale_after=Settings().stale_after).list(database_now(database))
     listed = AgentList(items=tuple(describe_agent(state) for state in states))
     if as_json:
         print_json(listed)

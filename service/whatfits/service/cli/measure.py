@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 _DEVICES = ("gpu", "cpu")
 _SEARCHES = ("max-micro-batch",)
-_STEPS = 10
-_WARMUP = 3
+_SEARCH_STEPS = {"measured_steps": 1, "warmup_steps": 2}
+"""Of each run of a search, which is about memory: the first makes the states, and an ordinary one follows."""
 
 
 def measure(
@@ -66,9 +66,9 @@ def measure(
     from whatfits.estimator.specs.measurement import MeasureRequest
 
     if micro:
-        _time_kernels(
-            _choose_device(device), timeout, python, as_json=as_json, given={"SPEC": spec, "--find": find}
-        )
+        given = {"SPEC": spec, "--find": find, "--layers": layers, "--steps": steps, "--warmup": warmup}
+        _require_none({**given, "--cap": cap, "--snapshot": snapshot or None})
+        _time_kernels(_choose_device(device), timeout, python, as_json=as_json)
         return
     if spec is None:
         raise InputError("SPEC", None, "a file, - for standard input, or --micro", reason="not given")
@@ -77,8 +77,9 @@ def measure(
             "spec": _read_run(spec, cap),
             "device": _choose_device(device),
             "num_layers": layers,
-            "measured_steps": steps or (1 if find else _STEPS),
-            "warmup_steps": warmup or (2 if find else _WARMUP),
+            **(_SEARCH_STEPS if find else {}),
+            **({} if steps is None else {"measured_steps": steps}),
+            **({} if warmup is None else {"warmup_steps": warmup}),
             "snapshot": snapshot,
             "timeout_seconds": timeout,
         }
@@ -188,19 +189,22 @@ def _run(request: "MeasureRequest", python: str | None) -> "Measurement":
         )
 
 
-def _time_kernels(
-    device: str, timeout: float, python: str | None, *, as_json: bool, given: dict[str, str | None]
-) -> None:
+def _require_none(given: dict[str, object]) -> None:
+    """Refuse what belongs to a run beside --micro."""
     from whatfits.estimator.errors import InputError
+
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(name, value, "--micro alone", reason="kernels are timed without a run")
+
+
+def _time_kernels(device: str, timeout: float, python: str | None, *, as_json: bool) -> None:
     from whatfits.estimator.specs.measurement import MeasureDevice
     from whatfits.profiler.measure.micro_process import NoKernelsError, time_kernels
     from whatfits.service.cli.failures import MeasureRunError
     from whatfits.service.cli.output import print_json, progress_line, warn
     from whatfits.service.cli.render_measurement import render_kernels
 
-    for name, value in given.items():
-        if value is not None:
-            raise InputError(name, value, "--micro alone", reason="kernels are timed without a run")
     _require_extra(python)
     try:
         with progress_line() as show:
