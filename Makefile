@@ -28,7 +28,7 @@ help: ## show this list
 
 setup: $(VENV)/.dev ## create .venv with everything: product, tests, tools (does nothing when up to date)
 
-serve: $(VENV)/.service ## start the web page and the REST API on http://127.0.0.1:8000 (make serve PORT=8765)
+serve: $(VENV)/.agent ## start the web page, the REST API and an agent that measures on http://127.0.0.1:8000 (make serve PORT=8765)
 	$(BIN)/whatfits serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests (make test TESTS=tests/estimator)
@@ -98,13 +98,13 @@ $(BIN)/python:
 	done; \
 	echo "whatfits needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python3.12 ...)" >&2; exit 1
 
-# Pages and API need no torch, so serving from a fresh clone is a small install.
-$(VENV)/.service: pyproject.toml constraints.txt | $(BIN)/python
+# Pages and API need no torch, the local agent does: without it, pip install '.[service]' and whatfits serve.
+$(VENV)/.agent: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
-	touch $(VENV)/.service $@
+	touch $(VENV)/.agent $@
