@@ -81,8 +81,8 @@ profiles: $(VENV)/.dev $(if $(STACK_PYTHON),,.stack/bin/python) ## trace the mod
 gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
 	$(BIN)/python -m whatfits.profiler.gpu_first
 
-gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8)
-	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES)
+gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8 ARGS=--dry-run: print it)
+	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES) $(ARGS)
 
 images: ## build both images without Docker (root; buildah, mmdebstrap) and run what was built
 	python3 docker/build_here.py
