@@ -28,7 +28,7 @@ help: ## show this list
 
 setup: $(VENV)/.dev ## create .venv with everything: product, tests, tools (does nothing when up to date)
 
-serve: $(VENV)/.service ## start the web page and the REST API on http://127.0.0.1:8000 (make serve PORT=8765)
+serve: $(VENV)/.agent ## start the web page, the REST API and an agent that measures on http://127.0.0.1:8000 (make serve PORT=8765)
 	$(BIN)/whatfits serve --host $(HOST) --port $(PORT)
 
 test: $(VENV)/.dev ## run the tests (make test TESTS=tests/estimator)
@@ -81,8 +81,8 @@ profiles: $(VENV)/.dev $(if $(STACK_PYTHON),,.stack/bin/python) ## trace the mod
 gpu-first: $(VENV)/.dev ## on a machine with a CUDA device: compare real steps with the model, event by event
 	$(BIN)/python -m whatfits.profiler.gpu_first
 
-gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8)
-	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES)
+gpu-campaign: $(VENV)/.dev ## on a machine with a GPU: measure the standing campaign (make gpu-campaign MINUTES=8 ARGS=--dry-run: print it)
+	$(BIN)/python -m whatfits.profiler.gpu_campaign --minutes $(MINUTES) $(ARGS)
 
 images: ## build both images without Docker (root; buildah, mmdebstrap) and run what was built
 	python3 docker/build_here.py
@@ -98,13 +98,13 @@ $(BIN)/python:
 	done; \
 	echo "whatfits needs Python 3.11, 3.12 or 3.13 on the PATH (or: make PYTHON=/path/to/python3.12 ...)" >&2; exit 1
 
-# Pages and API need no torch, so serving from a fresh clone is a small install.
-$(VENV)/.service: pyproject.toml constraints.txt | $(BIN)/python
+# Pages and API need no torch, the local agent does: without it, pip install '.[service]' and whatfits serve.
+$(VENV)/.agent: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[agent]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]' --group dev
-	touch $(VENV)/.service $@
+	touch $(VENV)/.agent $@

@@ -1,10 +1,13 @@
 """An attempt begins, runs and finishes a measurement; whatever happens on the way, the measurement ends once."""
 
+import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.measurements import make_failure, make_measurement, make_result
 from whatfits.estimator.specs import MeasurementStatus, MeasureRequest, Progress
@@ -216,3 +219,41 @@ def test_a_result_that_no_disk_has_room_for_is_a_failure_that_says_so(database_u
     assert failure is not None
     assert (failure.kind, "disk of the database is full" in failure.message) == (FailureKind.NOT_STORED, True)
     desk.close()
+
+
+def test_a_disk_that_fills_up_is_told_and_the_next_measurement_goes_on(
+    migrated_sqlite: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "full.db"
+    shutil.copyfile(migrated_sqlite, file)
+    engine = open_database(f"sqlite:///{file}")
+    store, claims = MeasurementStore(engine), ClaimStore(engine)
+    for id_ in ("large", "small"):
+        store.add(make_measurement(id_))
+    limits = {"pages": 0}
+
+    def limit(connection: Any, _: object) -> None:
+        if limits["pages"]:
+            connection.execute(f"PRAGMA max_page_count = {limits['pages']}")
+
+    event.listen(engine, "connect", limit)
+    samples = tuple(number / 7 for number in range(5_000))
+    times = make_result().times.model_copy(update={"step": samples})
+
+    def fill(request: MeasureRequest, **_: object) -> Outcome:
+        limits["pages"] = file.stat().st_size // 4096 + 8
+        engine.dispose()  # every connection from now on finds a disk of that size
+        return make_result().model_copy(update={"times": times})
+
+    attempts = Attempts(
+        agent="a", store=store, claims=claims, run=fill, give_back=lambda *_: None, store_patience_seconds=0.2
+    )
+    attempts.carry_out("large")
+    attempts.run = answering(make_result())
+    attempts.carry_out("small")
+
+    failure = store.get("large").failure
+    assert failure is not None
+    assert (failure.kind, "is full" in failure.message) == (FailureKind.NOT_STORED, True)
+    assert store.get("small").status == MeasurementStatus.SUCCEEDED
+    engine.dispose()

@@ -25,7 +25,7 @@ from whatfits.estimator.specs import (
 from whatfits.estimator.time import Arithmetic, OptimizerWork, StepTimes, estimate_step_time
 from whatfits.estimator.time.communication import Placement as TimePlacement
 
-__all__ = ["arithmetic_of", "optimizer_work", "step_times", "time_at", "timed_model"]
+__all__ = ["arithmetic_of", "optimizer_work", "require_timed", "step_times", "time_at", "timed_model"]
 
 _KERNELS_PER_PARAMETER = 12
 """Launches of one parameter's update. Assumed: the middle of the 10 to 15 that eager AdamW's operators make; it
@@ -107,6 +107,21 @@ def timed_model(model: ModelSpec) -> ModelSpec | None:
     return model.model_copy(update={"intermediate_size": width, "num_parameters": count, "config": None})
 
 
+def require_timed(model: ModelSpec) -> ModelSpec:
+    """As `timed_model`, of a model whose plan is asked for.
+
+    Raises:
+        UnsupportedError: no step time is known of the model.
+    """
+    timed = timed_model(model)
+    if timed is None:
+        reason = f"the step time of {model.architecture} is not modelled yet, and plans are ranked by it"
+        raise UnsupportedError(
+            "model", str(model.inputs), "a model of tokens with attention heads", reason=reason
+        )
+    return timed
+
+
 def step_times(
     optimizer: OptimizerOnRank,
     training: TrainingSpec,
@@ -123,13 +138,8 @@ def step_times(
     Raises:
         UnsupportedError: no step time is known of the model.
     """
-    model = timed_model(optimizer.tensors.model)
-    if model is None:
-        name, given = optimizer.tensors.model.architecture, str(optimizer.tensors.model.inputs)
-        reason = f"the step time of {name} is not modelled yet, and plans are ranked by it"
-        raise UnsupportedError("model", given, "a model of tokens with attention heads", reason=reason)
     return estimate_step_time(
-        model,
+        require_timed(optimizer.tensors.model),
         gpu,
         micro_batch_size=micro_batch_size,
         seq_len=seq_len,

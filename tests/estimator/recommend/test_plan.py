@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from whatfits.estimator import plan_runs
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.optimizers import OPTIMIZERS
+from whatfits.estimator.profile import MissingProfileError
 from whatfits.estimator.recommend.rank import pareto_front
 from whatfits.estimator.specs import Candidate, Objective, OptimizerName, Plan, PlanRequest, Verdict
 from whatfits.estimator.specs.layerwise import (
@@ -19,6 +20,12 @@ from whatfits.estimator.specs.layerwise import (
 
 def plan(model: str, gpus: str, **asked: object) -> Plan:
     return plan_runs(PlanRequest.model_validate({"model": model, "hardware": gpus, **asked}))
+
+
+def test_a_model_whose_step_time_is_not_known_is_refused_before_a_profile_is_missed() -> None:
+    with pytest.raises(UnsupportedError, match="step time of Mamba2ForCausalLM is not modelled") as refused:
+        plan("mamba2-130m", "h100")
+    assert not isinstance(refused.value, MissingProfileError)
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=30))

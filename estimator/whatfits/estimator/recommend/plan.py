@@ -23,7 +23,7 @@ from whatfits.estimator.specs import (
     require_supported_gpu,
     require_supported_request,
 )
-from whatfits.estimator.timing import time_at
+from whatfits.estimator.timing import require_timed, time_at
 
 __all__ = ["plan_runs"]
 
@@ -47,6 +47,7 @@ def plan_runs(request: PlanRequest) -> Plan:
     require_supported_request(resolved.request)
     for precision in resolved.request.precisions:
         require_supported_gpu(resolved.gpu, precision)
+    require_timed(resolved.model)  # before anything is traced for it
     stack = choose_stack(None)
     options, points = choices(resolved), batch_points(resolved)
     if not options:
