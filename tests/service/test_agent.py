@@ -1,9 +1,5 @@
 """Agents as processes: killed in the middle, told to end, and refusing what is not theirs."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +10,6 @@ from tests.fleet.processes import QUICK, Fleet, eventually, open_fleet
 from tests.fleet.scripts import Script, make_body
 from tests.measurements import make_measurement
 from whatfits.estimator.specs import MeasureRequest
-from whatfits.profiler.process_family import MARK
 from whatfits.service.engine import Engine, migrate_engine
 from whatfits.service.reaper import Reaper
 from whatfits.service.settings import Settings
@@ -130,19 +125,3 @@ def test_a_measurement_that_takes_every_agent_down_is_given_up(world: World) -> 
     failure = world.store.get(id_).failure
     assert failure is not None
     assert (failure.kind, len(world.fleet.runs_of(seed))) == ("agent_lost", 3)
-
-
-def test_what_an_agent_that_is_gone_left_running_is_ended_by_the_next(world: World) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"],
-        env={**os.environ, MARK: f"{gone.pid}:1:abc"},
-        start_new_session=True,
-    )
-    try:
-        world.fleet.start_agent()
-        assert left.wait(timeout=60) == -signal.SIGKILL
-    finally:
-        left.kill()
-        left.wait()
