@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from whatfits.service.domain.campaigns import Campaigns
 from whatfits.service.domain.measurements import Measurements
 from whatfits.service.domain.planner import Planner
 from whatfits.service.local_agent import LocalAgent
 from whatfits.service.settings import Settings
 from whatfits.service.storage.agents import AgentStore
+from whatfits.service.storage.campaigns import CampaignStore
 from whatfits.service.storage.claims import ClaimStore
 from whatfits.service.storage.coordination import database_now
 from whatfits.service.storage.errors import StorageError, StorageUnavailableError
@@ -43,7 +45,7 @@ class Backend:
         self._stop = threading.Event()
         self._opened = threading.Event()
         self._error: StorageError | None = None
-        self._measurements: Measurements | None = None
+        self._campaigns: Campaigns | None = None
         self._close: list[Callable[[], object]] = []
 
     def start(self) -> None:
@@ -67,11 +69,19 @@ class Backend:
         Raises:
             StorageError: The database cannot be opened (yet).
         """
+        return self.campaigns().measurements
+
+    def campaigns(self) -> Campaigns:
+        """Who answers for campaigns.
+
+        Raises:
+            StorageError: The database cannot be opened (yet).
+        """
         self.start()
         self._opened.wait(_WAIT_SECONDS)
-        if self._measurements is None:
+        if self._campaigns is None:
             raise self._error or StorageUnavailableError("the database is being prepared; ask again later")
-        return self._measurements
+        return self._campaigns
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -99,14 +109,14 @@ class Backend:
         reaper = Reaper(database, engine, self._settings)
         reaper.start()
         self._close.append(reaper.stop)
-        self._measurements = self._compose(database, engine, JOB_SCHEMA_VERSION)
+        self._campaigns = self._compose(database, engine, JOB_SCHEMA_VERSION)
         if self._local_agent is not None:
             self._local_agent.start()
             self._close.append(self._local_agent.stop)
 
-    def _compose(self, database: "Database", engine: "Engine", version: str) -> Measurements:
+    def _compose(self, database: "Database", engine: "Engine", version: str) -> Campaigns:
         stale_after = timedelta(seconds=self._settings.stale_after_seconds)
-        return Measurements(
+        measurements = Measurements(
             store=MeasurementStore(database),
             claims=ClaimStore(database),
             agents=AgentStore(database, stale_after=stale_after),
@@ -115,3 +125,4 @@ class Backend:
             now=partial(database_now, database),
             job_schema_version=version,
         )
+        return Campaigns(store=CampaignStore(database), measurements=measurements)
