@@ -29,7 +29,9 @@ from whatfits.profiler.trace.training_step import MicroBatchTracer, trace_micro_
 
 ROOT = Path(__file__).parents[3]
 PACKAGE = "whatfits.profiler.trace"
-DEVICE_CODE = re.compile(r"aten/src|torch/csrc|\.cuh?\b|(?<!alloc_cpu)\.cpp\b|bitsandbytes 0|Liger-Kernel|autocast_mode\.h")
+DEVICE_CODE = re.compile(
+    r"aten/src|torch/csrc|\.cuh?\b|(?<!alloc_cpu)\.cpp\b|bitsandbytes 0|Liger-Kernel|autocast_mode\.h"
+)
 DIMS = {"L": 3, "b": 2, "s": 130, "h": 96, "i": 296, "a": 4, "k": 4, "d": 24, "V": 701}
 
 
