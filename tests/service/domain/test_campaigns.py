@@ -155,6 +155,14 @@ def test_a_point_that_cannot_be_used_is_named_and_nothing_is_stored(
     assert (office.ids(), office.campaigns.list(), office.queue.submitted) == ([], (), [])
 
 
+def test_the_combination_is_said_with_what_is_wrong_with_it(office: Office) -> None:
+    with pytest.raises(InputError) as error:
+        office.campaigns.submit(make_request(optimizers=["lion", "lomo"]))
+
+    assert error.value.field == "matrix[2].spec.training.layerwise_update"
+    assert 'with {"optimizer": {"name": "lomo"}, "micro_batch_size": 1}' in error.value.reason
+
+
 def test_a_point_that_is_not_modelled_is_measured_without_an_estimate(office: Office) -> None:
     office.planner.failure = UnsupportedError("training.loss", "odd", "standard")
 

@@ -4,6 +4,7 @@ Every point is checked before any is stored. Then the campaign is stored, and it
 the campaign's name and the point's index: what a server that died had not stored is stored when the same is sent again.
 """
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,8 +32,9 @@ __all__ = [
     "read_campaign",
 ]
 
-MAX_POINTS = 1000
-"""Measurements of one campaign."""
+MAX_POINTS = 500
+"""Measurements of one campaign: each is estimated before the first is stored, while the client waits."""
+_SHOWN_LENGTH = 200
 
 CampaignName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 
@@ -135,7 +137,7 @@ class Campaigns:
 
     # Any: values of unlike fields.
     def _draft(self, request: CampaignRequest, index: int, changes: dict[str, Any]) -> Measurement:
-        with naming(f"matrix[{index}]"):
+        with naming(f"matrix[{index}]", where=_word(changes)):
             try:
                 run = with_changes(request.matrix.base, **changes)
             except ValidationError as error:
@@ -187,6 +189,12 @@ def _state_of(campaign: Campaign, counts: Counts | None) -> CampaignState:
         total=campaign.request["num_points"],
         counts=dict.fromkeys(MeasurementStatus, 0) if counts is None else counts,
     )
+
+
+def _word(changes: dict[str, Any]) -> str:  # Any: values of unlike fields
+    """A combination for a person; a config, which may be long, is cut."""
+    said = json.dumps(changes, ensure_ascii=False)
+    return f"with {said[:_SHOWN_LENGTH]}"
 
 
 def _campaign_of(request: CampaignRequest) -> Campaign:

@@ -252,8 +252,14 @@ def _request_of(submission: Submission) -> MeasureRequest:
 
 
 @contextmanager
-def naming(place: str, *, known: tuple[str, ...] = ()) -> Iterator[None]:
-    """Errors about a part of what was sent, as errors about the whole; `known` are fields that the whole has itself."""
+def naming(place: str, *, known: tuple[str, ...] = (), where: str = "") -> Iterator[None]:
+    """Errors about a part of what was sent, as errors about the whole.
+
+    Args:
+        place: Of the part.
+        known: Fields that the whole has itself.
+        where: The part in words.
+    """
     try:
         yield
     except InputError as error:
@@ -264,6 +270,6 @@ def naming(place: str, *, known: tuple[str, ...] = ()) -> Iterator[None]:
             f"{place}.{error.field}",
             error.value,
             error.accepted,
-            reason=error.reason,
+            reason=f"{error.reason} ({where})" if where else error.reason,
             suggestions=error.suggestions,
         ) from error

@@ -24,8 +24,8 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no s
     "/campaigns",
     status_code=202,
     summary="Measure a matrix of runs",
-    description=f"""Every combination of the axes, at most {MAX_POINTS}, becomes a measurement of this campaign. All are checked before any is
-stored. The same name with the same matrix is the same campaign, however often it is sent: only what is missing is stored.""",
+    description=f"""Every combination of the axes, at most {MAX_POINTS}, becomes a measurement of this campaign. All are checked and estimated before any is
+stored, and the answer comes when all are. The same name with the same matrix is the same campaign, however often it is sent: only what is missing is stored.""",
     responses={
         202: {"headers": {"Location": {"schema": {"type": "string"}}}},
         409: {"description": "No agent has a device of it, or the name is that of another matrix"},
