@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from whatfits.service.domain.campaigns import Campaigns
-from whatfits.service.domain.measurements import Measurements
+from whatfits.service.domain.measurements import Jobs, Measurements
 from whatfits.service.domain.planner import Planner
 from whatfits.service.local_agent import LocalAgent
 from whatfits.service.settings import Settings
@@ -24,9 +24,7 @@ from whatfits.service.storage.shipped import prepare_database
 if TYPE_CHECKING:
     from sqlalchemy import Engine as Database
 
-    from whatfits.service.engine import Engine
-
-__all__ = ["Backend"]
+__all__ = ["Backend", "compose_campaigns"]
 
 _WAIT_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
@@ -100,7 +98,7 @@ class Backend:
         database = prepare_database(self._settings.database_url)
         self._close.append(database.dispose)
         # Imported here, in the background: the first page need not wait for it.
-        from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, migrate_engine  # noqa: PLC0415
+        from whatfits.service.engine import Engine, migrate_engine  # noqa: PLC0415
         from whatfits.service.reaper import Reaper  # noqa: PLC0415  (as above)
 
         migrate_engine(self._settings.database_url)
@@ -109,20 +107,23 @@ class Backend:
         reaper = Reaper(database, engine, self._settings)
         reaper.start()
         self._close.append(reaper.stop)
-        self._campaigns = self._compose(database, engine, JOB_SCHEMA_VERSION)
+        self._campaigns = compose_campaigns(database, engine, self._planner, self._settings)
         if self._local_agent is not None:
             self._local_agent.start()
             self._close.append(self._local_agent.stop)
 
-    def _compose(self, database: "Database", engine: "Engine", version: str) -> Campaigns:
-        stale_after = timedelta(seconds=self._settings.stale_after_seconds)
-        measurements = Measurements(
-            store=MeasurementStore(database),
-            claims=ClaimStore(database),
-            agents=AgentStore(database, stale_after=stale_after),
-            jobs=engine,
-            planner=self._planner,
-            now=partial(database_now, database),
-            job_schema_version=version,
-        )
-        return Campaigns(store=CampaignStore(database), measurements=measurements)
+
+def compose_campaigns(database: "Database", jobs: Jobs, planner: Planner, settings: Settings) -> Campaigns:
+    """The rules for campaigns, with those for measurements, over an open database and its queues."""
+    from whatfits.service.engine import JOB_SCHEMA_VERSION  # noqa: PLC0415  (as above)
+
+    measurements = Measurements(
+        store=MeasurementStore(database),
+        claims=ClaimStore(database),
+        agents=AgentStore(database, stale_after=timedelta(seconds=settings.stale_after_seconds)),
+        jobs=jobs,
+        planner=planner,
+        now=partial(database_now, database),
+        job_schema_version=JOB_SCHEMA_VERSION,
+    )
+    return Campaigns(store=CampaignStore(database), measurements=measurements)
