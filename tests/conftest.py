@@ -14,9 +14,21 @@ from tests.databases import (
     postgres_server,
     postgres_template,
     postgres_url,
+    ready_postgres,
+    ready_sqlite,
+    ready_url,
 )
 
-__all__ = ["database_url", "migrated_sqlite", "postgres_server", "postgres_template", "postgres_url"]
+__all__ = [
+    "database_url",
+    "migrated_sqlite",
+    "postgres_server",
+    "postgres_template",
+    "postgres_url",
+    "ready_postgres",
+    "ready_sqlite",
+    "ready_url",
+]
 
 # No deadlines: how fast an example runs says nothing about whether it is right.
 settings.register_profile("dev", max_examples=50, deadline=None)

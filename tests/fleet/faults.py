@@ -120,7 +120,13 @@ class _Campaign:
 
 
 def run_faults(
-    postgres: PostgresServer, folder: Path, *, num_jobs: int, num_agents: int, everything: bool
+    postgres: PostgresServer,
+    folder: Path,
+    *,
+    num_jobs: int,
+    num_agents: int,
+    everything: bool,
+    template: str = "template1",
 ) -> Outcome:
     """Have jobs carried out while faults happen.
 
@@ -130,8 +136,9 @@ def run_faults(
         num_jobs: Jobs in all, those that are interrupted included.
         num_agents: Agents at the same time.
         everything: Whether database and API server go away, too.
+        template: Database that is copied to begin with; what it lacks, the server makes.
     """
-    url = postgres.url(postgres.create_database())
+    url = postgres.url(postgres.create_database(template=template))
     with open_fleet(url, folder) as fleet, _opened(_Campaign(postgres, fleet)) as campaign:
         campaign.ask("GET", "/readyz")
         campaign.agents = [fleet.start_agent() for _ in range(num_agents)]

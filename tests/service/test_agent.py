@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import copy_sqlite
 from tests.fleet.processes import QUICK, Fleet, eventually, open_fleet
-from tests.fleet.scripts import Script, make_body
+from tests.fleet.scripts import Script, make_body, run_scripted
 from tests.measurements import make_measurement
 from whatfits.estimator.specs import MeasureRequest
-from whatfits.service.engine import Engine, migrate_engine
+from whatfits.service.agent import AgentProcess
+from whatfits.service.engine import Engine
 from whatfits.service.reaper import Reaper
 from whatfits.service.settings import Settings
+from whatfits.service.slots import find_slot
 from whatfits.service.storage.agents import AgentStore
 from whatfits.service.storage.claims import ClaimStore
 from whatfits.service.storage.coordination import database_now
 from whatfits.service.storage.database import open_database
+from whatfits.service.storage.errors import UnmigratedError
 from whatfits.service.storage.measurements import MeasurementStore
 
 
@@ -52,10 +56,9 @@ class World:
 
 
 @pytest.fixture
-def world(database_url: str, tmp_path: Path) -> Iterator[World]:
-    migrate_engine(database_url)
-    with open_fleet(database_url, tmp_path) as fleet:
-        world = World(database_url, fleet)
+def world(ready_url: str, tmp_path: Path) -> Iterator[World]:
+    with open_fleet(ready_url, tmp_path) as fleet:
+        world = World(ready_url, fleet)
         yield world
         world.close()
 
@@ -125,3 +128,14 @@ def test_a_measurement_that_takes_every_agent_down_is_given_up(world: World) -> 
     failure = world.store.get(id_).failure
     assert failure is not None
     assert (failure.kind, len(world.fleet.runs_of(seed))) == ("agent_lost", 3)
+
+
+def test_an_agent_on_a_database_without_tables_names_the_command_that_makes_them(
+    migrated_sqlite: Path, tmp_path: Path
+) -> None:
+    empty = f"sqlite:///{tmp_path}/empty.db"
+    without_queues = f"sqlite:///{copy_sqlite(migrated_sqlite, tmp_path)}"
+    for url, missing in ((empty, "agents"), (without_queues, "workflow_status")):
+        agent = AgentProcess(Settings(database_url=url), find_slot("cpu", None), run_scripted)
+        with pytest.raises(UnmigratedError, match=rf"{missing}\): run `whatfits migrate` on it"):
+            agent.serve()

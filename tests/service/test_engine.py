@@ -3,22 +3,22 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from sqlalchemy import column, select, table
 
 from tests.fleet.processes import eventually
-from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, JobState, Worker, migrate_engine
+from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, JobState, Worker
 from whatfits.service.storage.database import open_database
-from whatfits.service.storage.errors import StorageUnavailableError
+from whatfits.service.storage.errors import StorageUnavailableError, UnmigratedError
 
 QUEUE = "gpu/h100-80gb-sxm/x8"
 
 
 @pytest.fixture
-def url(database_url: str) -> str:
-    migrate_engine(database_url)
-    return database_url
+def url(ready_url: str) -> str:
+    return ready_url
 
 
 @pytest.fixture
@@ -167,3 +167,21 @@ def test_a_database_that_is_away_is_said_to_be() -> None:
     with pytest.raises(StorageUnavailableError, match="cannot be reached"):
         engine.submit("m", QUEUE)
     engine.close()
+
+
+def test_queues_without_tables_name_the_command_that_makes_them(database_url: str) -> None:
+    engine = Engine(database_url)
+    for ask in (engine.running, partial(engine.submit, "m", QUEUE), partial(engine.cancel, "m")):
+        with pytest.raises(UnmigratedError, match=r"queues' part .*: run `whatfits migrate` on it"):
+            ask()
+    engine.close()
+    with pytest.raises(UnmigratedError, match=r"another version\): run `whatfits migrate` on it"):
+        _start_worker(database_url)
+
+
+def _start_worker(url: str) -> None:
+    worker = Worker(url, agent="a", queue=QUEUE, carry_out=print, poll_seconds=0.05)
+    try:
+        worker.start()
+    finally:
+        worker.stop()

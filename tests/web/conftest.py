@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.databases import copy_sqlite
 from tests.fakes import FakePlanner
 from whatfits.service.serve import build_server_app
 from whatfits.service.settings import Settings
+from whatfits.service.storage.database import open_database
 from whatfits.service.storage.measurements import MeasurementStore
-from whatfits.service.storage.shipped import prepare_database
 
 
 @pytest.fixture
@@ -19,18 +20,19 @@ def planner() -> FakePlanner:
 
 
 @pytest.fixture
-def site(planner: FakePlanner, tmp_path: Path) -> Iterator[TestClient]:
-    app = build_server_app(Settings(database_url=_database(tmp_path)), planner=planner)
+def database(ready_sqlite: Path, tmp_path: Path) -> str:
+    return f"sqlite:///{copy_sqlite(ready_sqlite, tmp_path)}"
+
+
+@pytest.fixture
+def site(planner: FakePlanner, database: str) -> Iterator[TestClient]:
+    app = build_server_app(Settings(database_url=database), planner=planner)
     with TestClient(app) as client:
         yield client
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[MeasurementStore]:
-    engine = prepare_database(_database(tmp_path))
+def store(database: str) -> Iterator[MeasurementStore]:
+    engine = open_database(database)
     yield MeasurementStore(engine)
     engine.dispose()
-
-
-def _database(folder: Path) -> str:
-    return f"sqlite:///{folder}/pages.db"

@@ -47,10 +47,11 @@ class InputError(WhatfitsError):
         self.suggestions = tuple(suggestions)
         super().__init__(self._sentence())
 
-    def at(self, field: str) -> "InputError":
-        """The same of a field with another name, as where what was read is part of something larger."""
+    def at(self, field: str, *, where: str = "") -> "InputError":
+        """The same of a field with another name, as where what was read is part of something larger; `where` in words."""
         kind = UnsupportedError if isinstance(self, UnsupportedError) else InputError
-        return kind(field, self.value, self.accepted, reason=self.reason, suggestions=self.suggestions)
+        reason = f"{self.reason} ({where})" if where else self.reason
+        return kind(field, self.value, self.accepted, reason=reason, suggestions=self.suggestions)
 
     def _sentence(self) -> str:
         sentence = f"{self.field}: {self.reason}; accepted: {self.accepted}"

@@ -127,6 +127,11 @@ class AgentProcess:
             opened.callback(database.dispose)
             engine = Engine(self._settings.database_url)
             opened.callback(engine.close)
+            agents = AgentStore(database)
+            self._now = partial(database_now, database)
+            # Where tables are missing, that is said before anybody counts on this agent.
+            agents.list(self._now())
+            engine.pending_of(self._id)
             attempts = Attempts(
                 agent=self._id,
                 store=MeasurementStore(database),
@@ -142,11 +147,12 @@ class AgentProcess:
                 carry_out=attempts.carry_out,
                 poll_seconds=self._settings.queue_poll_seconds,
             )
-            parts = _Parts(agents=AgentStore(database), attempts=attempts, engine=engine, worker=worker)
-            self._now = partial(database_now, database)
-            self._work(parts)
+            self._work(_Parts(agents=agents, attempts=attempts, engine=engine, worker=worker))
 
     def _work(self, parts: _Parts) -> None:
+        parts.engine.pending_of(
+            self._id
+        )  # where tables are missing, that is said before anybody counts on this agent
         parts.agents.register(self._describe())
         parts.worker.start()
         _log.info("agent.started", agent_id=self._id, queue=self._slot.queue, slot=self._slot.name)

@@ -13,7 +13,7 @@ from whatfits.service.api.middleware import (
     UnexpectedErrorMiddleware,
 )
 from whatfits.service.api.openapi import DescribedApi
-from whatfits.service.api.routes import agents, catalog, estimates, health, measurements, plans
+from whatfits.service.api.routes import agents, campaigns, catalog, estimates, health, measurements, plans
 from whatfits.service.backend import Backend
 from whatfits.service.domain.planner import Planner
 from whatfits.service.local_agent import LocalAgent
@@ -52,7 +52,7 @@ def create_app(
     app.state.settings = settings
     app.state.planner = planner if planner is not None else _default_planner(settings)
     app.state.backend = Backend(settings, app.state.planner, local_agent)
-    for module in (estimates, plans, measurements, agents, catalog, health):
+    for module in (estimates, plans, measurements, campaigns, agents, catalog, health):
         app.include_router(module.router, prefix=API_PREFIX)
     app.include_router(health.router, include_in_schema=False)
     register_problem_handlers(app)

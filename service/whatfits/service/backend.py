@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from whatfits.service.domain.measurements import Measurements
+from whatfits.service.domain.campaigns import Campaigns
+from whatfits.service.domain.measurements import Jobs, Measurements
 from whatfits.service.domain.planner import Planner
 from whatfits.service.local_agent import LocalAgent
 from whatfits.service.settings import Settings
 from whatfits.service.storage.agents import AgentStore
+from whatfits.service.storage.campaigns import CampaignStore
 from whatfits.service.storage.claims import ClaimStore
 from whatfits.service.storage.coordination import database_now
 from whatfits.service.storage.errors import StorageError, StorageUnavailableError
@@ -21,9 +23,7 @@ from whatfits.service.storage.shipped import prepare_database
 if TYPE_CHECKING:
     from sqlalchemy import Engine as Database
 
-    from whatfits.service.engine import Engine
-
-__all__ = ["Backend"]
+__all__ = ["Backend", "compose_campaigns"]
 
 _WAIT_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
@@ -42,7 +42,7 @@ class Backend:
         self._stop = threading.Event()
         self._opened = threading.Event()
         self._error: StorageError | None = None
-        self._measurements: Measurements | None = None
+        self._campaigns: Campaigns | None = None
         self._close: list[Callable[[], object]] = []
 
     def start(self) -> None:
@@ -66,11 +66,19 @@ class Backend:
         Raises:
             StorageError: The database cannot be opened (yet).
         """
+        return self.campaigns().measurements
+
+    def campaigns(self) -> Campaigns:
+        """Who answers for campaigns.
+
+        Raises:
+            StorageError: The database cannot be opened (yet).
+        """
         self.start()
         self._opened.wait(_WAIT_SECONDS)
-        if self._measurements is None:
+        if self._campaigns is None:
             raise self._error or StorageUnavailableError("the database is being prepared; ask again later")
-        return self._measurements
+        return self._campaigns
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -89,7 +97,7 @@ class Backend:
         database = prepare_database(self._settings.database_url)
         self._close.append(database.dispose)
         # Imported here, in the background: the first page need not wait for it.
-        from whatfits.service.engine import JOB_SCHEMA_VERSION, Engine, migrate_engine  # noqa: PLC0415
+        from whatfits.service.engine import Engine, migrate_engine  # noqa: PLC0415
         from whatfits.service.reaper import Reaper  # noqa: PLC0415  (as above)
 
         migrate_engine(self._settings.database_url)
@@ -98,18 +106,23 @@ class Backend:
         reaper = Reaper(database, engine, self._settings)
         reaper.start()
         self._close.append(reaper.stop)
-        self._measurements = self._compose(database, engine, JOB_SCHEMA_VERSION)
+        self._campaigns = compose_campaigns(database, engine, self._planner, self._settings)
         if self._local_agent is not None:
             self._local_agent.start()
             self._close.append(self._local_agent.stop)
 
-    def _compose(self, database: "Database", engine: "Engine", version: str) -> Measurements:
-        return Measurements(
-            store=MeasurementStore(database),
-            claims=ClaimStore(database),
-            agents=AgentStore(database, stale_after=self._settings.stale_after),
-            jobs=engine,
-            planner=self._planner,
-            now=partial(database_now, database),
-            job_schema_version=version,
-        )
+
+def compose_campaigns(database: "Database", jobs: Jobs, planner: Planner, settings: Settings) -> Campaigns:
+    """The rules for campaigns, with those for measurements, over an open database and its queues."""
+    from whatfits.service.engine import JOB_SCHEMA_VERSION  # noqa: PLC0415  (as above)
+
+    measurements = Measurements(
+        store=MeasurementStore(database),
+        claims=ClaimStore(database),
+        agents=AgentStore(database, stale_after=settings.stale_after),
+        jobs=jobs,
+        planner=planner,
+        now=partial(database_now, database),
+        job_schema_version=JOB_SCHEMA_VERSION,
+    )
+    return Campaigns(store=CampaignStore(database), measurements=measurements)

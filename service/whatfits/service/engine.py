@@ -21,10 +21,10 @@ from dbos import (
     WorkflowStatus,
     error,
 )
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from whatfits.service.storage.database import parse_database_url
-from whatfits.service.storage.errors import StorageUnavailableError
+from whatfits.service.storage.database import lacks_table, parse_database_url
+from whatfits.service.storage.errors import StorageUnavailableError, UnmigratedError
 
 __all__ = [
     "JOB_SCHEMA_VERSION",
@@ -40,6 +40,7 @@ JOB_SCHEMA_VERSION = "1"
 _APPLICATION = "whatfits"
 _WORKFLOW = "measure"
 _STOP_SECONDS = 5
+_TABLES = "the queues' part of the database"
 
 
 class JobState(StrEnum):
@@ -217,6 +218,10 @@ def _engine_url(url: str) -> str:
 def _translating() -> Iterator[None]:
     try:
         yield
+    except error.DBOSInitializationError as cause:  # of a process that may not migrate
+        raise UnmigratedError(_TABLES, "its tables are those of another version") from cause
     except SQLAlchemyError as cause:
         reason = str(getattr(cause, "orig", None) or cause).strip()
+        if isinstance(cause, DBAPIError) and lacks_table(cause):
+            raise UnmigratedError(_TABLES, reason.splitlines()[0]) from cause
         raise StorageUnavailableError(f"the queues cannot be reached: {reason}") from cause

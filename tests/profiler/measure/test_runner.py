@@ -105,6 +105,25 @@ def test_steps_that_refresh_projections_stand_apart() -> None:
     assert steps[MeasuredStep.REFRESH] > steps[MeasuredStep.STEADY]
 
 
+@pytest.mark.parametrize(
+    ("allocator", "notes"),
+    [
+        ("classic", ()),
+        (
+            "expandable",
+            (
+                "allocator: expandable has no effect on a CPU, which has no caching allocator: "
+                "live tensors are counted.",
+            ),
+        ),
+    ],
+)
+def test_an_allocator_that_a_cpu_has_not_is_noted(allocator: str, notes: tuple[str, ...]) -> None:
+    result, _ = measured(make_request(spec={"allocator": allocator}, measured_steps=1))
+
+    assert result.notes == notes
+
+
 def test_layers_can_be_left_out() -> None:
     whole, _ = measured(make_request(measured_steps=1))
     shallow, _ = measured(make_request(measured_steps=1, num_layers=1))

@@ -25,6 +25,7 @@ VALID: dict[str, dict[str, Any]] = {
     "/api/v1/plans": {"model": "llama-13b", "hardware": "8xa100-80gb"},
     "/api/v1/estimates": {"model": "llama-13b", "hardware": {"gpu": "h100", "num_gpus": 8}},
     "/api/v1/measurements": {"spec": {"model": "llama-13b", "hardware": {"gpu": "h100"}}},
+    "/api/v1/campaigns": {"matrix": {"base": {"spec": {"model": "llama-13b", "hardware": {"gpu": "h100"}}}}},
 }
 
 

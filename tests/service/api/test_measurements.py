@@ -1,9 +1,5 @@
-"""Measurements over REST, carried out by an agent in this process whose child is scripted; on both databases."""
+"""Measurements over REST, carried out by an agent in this process whose child is scripted; on both databases, bad input on one."""
 
-import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,80 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.fakes import FakePlanner
-from tests.fleet.processes import QUICK, eventually
-from tests.fleet.scripts import Script, make_body, run_scripted
+from tests.fleet.processes import eventually
+from tests.fleet.scripts import Script, make_body
+from tests.service.api.desk import PATH, Desk
 from whatfits.estimator.errors import UnsupportedError
-from whatfits.service.agent import AgentProcess
 from whatfits.service.app import create_app
 from whatfits.service.settings import Settings
-from whatfits.service.slots import find_slot
-
-PATH = "/api/v1/measurements"
-
-
-@dataclass(kw_only=True)
-class Desk:
-    """A client of a server, and what its agents ran."""
-
-    client: TestClient
-    planner: FakePlanner
-    runs: Path
-
-    def post(self, body: dict[str, Any], *, query: str = "", key: str | None = None) -> Any:
-        headers = {} if key is None else {"Idempotency-Key": key}
-        return self.client.post(PATH + query, json=body, headers=headers)
-
-    def submit(self, script: int = Script.SUCCEED, **changes: Any) -> str:
-        answer = self.post(make_body(script, **changes))
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["id"])
-
-    def get(self, id_: str) -> Any:
-        return self.client.get(f"{PATH}/{id_}").json()
-
-    def status(self, id_: str) -> str:
-        return str(self.get(id_)["status"])
-
-    def final(self, id_: str) -> Any:
-        eventually(lambda: self.status(id_) not in ("queued", "running"))
-        return self.get(id_)
-
-    def events(self, id_: str, after: int | None = None) -> list[tuple[str, str | None, Any]]:
-        """Name, id and data of every event to the end of the stream."""
-        headers = {} if after is None else {"Last-Event-ID": str(after)}
-        text = self.client.get(f"{PATH}/{id_}/events", headers=headers).text
-        found = []
-        for block in text.replace("\r\n", "\n").strip().split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in block.split("\n") if not line.startswith(":"))
-            if fields:
-                found.append((fields["event"], fields.get("id"), json.loads(fields["data"])))
-        return found
-
-
-@pytest.fixture
-def lonely(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A server without agents."""
-    runs = tmp_path / "runs"
-    runs.touch()
-    monkeypatch.setenv("SCRIPTED_LOG", str(runs))
-    planner = FakePlanner()
-    settings = Settings.model_validate({"database_url": database_url, **QUICK})
-    with TestClient(create_app(settings, planner=planner)) as client:
-        yield Desk(client=client, planner=planner, runs=runs)
-
-
-@pytest.fixture
-def desk(lonely: Desk, database_url: str) -> Iterator[Desk]:
-    """A server with an agent for the CPU."""
-    eventually(lambda: lonely.client.get("/readyz").status_code == 200)
-    settings = Settings.model_validate({"database_url": database_url, **QUICK})
-    agent = AgentProcess(settings, find_slot("cpu", None), run_scripted)
-    thread = threading.Thread(target=agent.serve)
-    thread.start()
-    eventually(lambda: lonely.client.get("/readyz").json()["live_agents"] == {"cpu/x1": 1})
-    yield lonely
-    agent.end()
-    thread.join()
 
 
 def test_a_measurement_is_accepted_carried_out_and_beside_its_estimate(desk: Desk) -> None:
@@ -210,8 +138,8 @@ def test_a_run_that_is_not_modelled_is_measured_without_an_estimate_and_says_why
         ({"campaign": ""}, "campaign"),
     ],
 )
-def test_bad_input_is_named(lonely: Desk, changes: dict[str, Any], field: str) -> None:
-    answer = lonely.post(make_body(**changes))
+def test_bad_input_is_named(on_sqlite: Desk, changes: dict[str, Any], field: str) -> None:
+    answer = on_sqlite.post(make_body(**changes))
 
     assert answer.status_code == 422
     (problem,) = answer.json()["errors"]
@@ -228,18 +156,18 @@ def test_bad_input_is_named(lonely: Desk, changes: dict[str, Any], field: str) -
         (f"{PATH}/x/events", {"Last-Event-ID": "-1"}),
     ],
 )
-def test_bad_parameters_are_named(lonely: Desk, path: str, headers: dict[str, str]) -> None:
-    answer = lonely.client.get(path, headers=headers)
+def test_bad_parameters_are_named(on_sqlite: Desk, path: str, headers: dict[str, str]) -> None:
+    answer = on_sqlite.client.get(path, headers=headers)
 
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:whatfits:problem:invalid-input")
     assert answer.json()["errors"][0]["pointer"] is None
 
 
-def test_an_id_that_nobody_has_is_not_found(lonely: Desk) -> None:
+def test_an_id_that_nobody_has_is_not_found(on_sqlite: Desk) -> None:
     answers = [
-        lonely.client.get(f"{PATH}/x"),
-        lonely.client.delete(f"{PATH}/x"),
-        lonely.client.get(f"{PATH}/x/events"),
+        on_sqlite.client.get(f"{PATH}/x"),
+        on_sqlite.client.delete(f"{PATH}/x"),
+        on_sqlite.client.get(f"{PATH}/x/events"),
     ]
 
     assert [answer.status_code for answer in answers] == [404, 404, 404]

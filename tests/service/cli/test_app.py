@@ -18,6 +18,7 @@ COMMANDS = (
     "measure",
     "agent",
     "agents",
+    "campaigns",
     "measurements",
     "migrate",
     "serve",

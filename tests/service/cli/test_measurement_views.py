@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import copy_sqlite
 from tests.measurements import make_agent, make_failure, make_measurement, make_result
 from whatfits.estimator.specs import Progress
 from whatfits.service.cli import main
-from whatfits.service.engine import Engine, migrate_engine
+from whatfits.service.engine import Engine
 from whatfits.service.storage.agents import AgentStore
 from whatfits.service.storage.database import open_database
 from whatfits.service.storage.measurements import MeasurementStore
-from whatfits.service.storage.shipped import prepare_database
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
+def url(ready_sqlite: Path, tmp_path: Path) -> str:
     """A database with one measurement of each kind."""
-    url = f"sqlite:///{tmp_path}/w.db"
-    database = prepare_database(url)
+    url = f"sqlite:///{copy_sqlite(ready_sqlite, tmp_path)}"
+    database = open_database(url)
     store = MeasurementStore(database)
     for id_ in ("done", "broken", "waiting"):
         store.add(make_measurement(id_, campaign="c"))
@@ -88,7 +88,6 @@ def test_an_id_that_nobody_has_is_bad_input(url: str, capsys: pytest.CaptureFixt
 def test_one_that_waits_is_cancelled_and_one_that_ended_is_not(
     url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    migrate_engine(url)
     engine = Engine(url)
     engine.submit("waiting", "cpu/x1")
     engine.close()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.databases import copy_sqlite
 from whatfits.service.cli import main
 from whatfits.service.engine import Engine
 from whatfits.service.storage.database import open_database
@@ -33,13 +34,12 @@ def test_the_tables_and_the_shipped_measurements_are_there(
 
 
 def test_the_environment_names_the_database(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ready_sqlite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    url = f"sqlite:///{tmp_path / 'folder' / 'whatfits.db'}"
+    url = f"sqlite:///{copy_sqlite(ready_sqlite, tmp_path)}"
     monkeypatch.setenv("WHATFITS_DATABASE_URL", url)
 
     assert migrate(capsys) == (0, f"{url} is ready\n", "")
-    assert (tmp_path / "folder" / "whatfits.db").exists()
 
 
 def test_a_database_that_does_not_answer_is_named_without_its_password(

@@ -10,7 +10,12 @@ from tests.measurements import make_measurement
 from tests.postgres import PostgresServer
 from whatfits.estimator.errors import InputError
 from whatfits.service.storage.database import open_database, parse_database_url, reading, writing
-from whatfits.service.storage.errors import StorageError, StorageFullError, StorageUnavailableError
+from whatfits.service.storage.errors import (
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+    UnmigratedError,
+)
 from whatfits.service.storage.measurements import MeasurementStore
 from whatfits.service.storage.migrate import migrate
 
@@ -128,10 +133,12 @@ def test_a_connection_cut_in_a_transaction_is_unavailable(
     engine.dispose()
 
 
-def test_a_database_without_tables_refuses(postgres_url: str, tmp_path: Path) -> None:
+def test_a_database_without_tables_names_the_command_that_makes_them(
+    postgres_url: str, tmp_path: Path
+) -> None:
     for url in (postgres_url, f"sqlite:///{tmp_path}/empty.db"):
         engine = open_database(url)
-        with pytest.raises(StorageError, match="measurements"):
+        with pytest.raises(UnmigratedError, match=r"measurements.*\): run `whatfits migrate` on it"):
             MeasurementStore(engine).get("m-1")
         engine.dispose()
 
@@ -144,6 +151,7 @@ def test_a_database_without_tables_refuses(postgres_url: str, tmp_path: Path) ->
         ("40001", StorageUnavailableError),
         ("53300", StorageUnavailableError),
         ("57P03", StorageUnavailableError),
+        ("42703", UnmigratedError),
         ("22012", StorageError),
     ],
 )

@@ -1,4 +1,4 @@
-"""Campaigns, calibrations and traced profiles, on SQLite and on PostgreSQL."""
+"""Calibrations and traced profiles, on SQLite and on PostgreSQL."""
 
 from datetime import timedelta
 
@@ -6,12 +6,10 @@ import pytest
 from sqlalchemy import Engine
 
 from tests.measurements import NOON
-from whatfits.service.storage.errors import ConflictError, NotFoundError
+from whatfits.service.storage.errors import ConflictError
 from whatfits.service.storage.records import (
     Calibration,
     CalibrationStore,
-    Campaign,
-    CampaignStore,
     TracedProfileStore,
 )
 
@@ -19,20 +17,6 @@ from whatfits.service.storage.records import (
 def make_calibration(id: str, *, device: str = "h100-80gb-sxm", hours: int = 0) -> Calibration:  # noqa: A002
     content = {"context_bytes": 812_646_400, "note": "\0"}
     return Calibration(id=id, device=device, content=content, created_at=NOON + timedelta(hours=hours))
-
-
-def test_campaigns_come_back_newest_first(engine: Engine) -> None:
-    store = CampaignStore(engine)
-    old = Campaign(id="c-1", request={"matrix": [{"rank": 8}]}, created_at=NOON)
-    new = Campaign(id="c-2", request={}, created_at=NOON + timedelta(hours=1))
-    store.add(old)
-    store.add(new)
-    assert store.get("c-1") == old
-    assert store.list() == (new, old)
-    with pytest.raises(NotFoundError, match="no campaign 'c-3'"):
-        store.get("c-3")
-    with pytest.raises(ConflictError, match="campaign 'c-1' already"):
-        store.add(old)
 
 
 def test_the_newest_calibration_of_a_device_counts(engine: Engine) -> None:

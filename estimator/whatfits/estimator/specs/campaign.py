@@ -1,5 +1,7 @@
 """Many runs to measure, as the axes they differ in."""
 
+import math
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -35,9 +37,30 @@ class CampaignMatrix(Spec):
     activation_checkpointings: tuple[ActivationCheckpointing, ...] = ()
     """Kinds of activation checkpointing."""
 
+    @property
+    def num_points(self) -> int:
+        """Combinations, without making them."""
+        return math.prod(len(axis) for axis in self._axes())
+
+    @property
+    def varies_ranks(self) -> bool:
+        """Whether some optimizer takes the listed ranks."""
+        return any("rank" in changes["optimizer"] for changes in self._optimizer_axis() if changes)
+
+    def points(self) -> Iterator[dict[str, Any]]:  # Any: values of unlike fields
+        """What each combination changes of the base, the last axis first to change."""
+        return map(_merged, product(*self._axes()))
+
     def requests(self) -> tuple[MeasureRequest, ...]:
-        """One request per combination, the last axis first to change; whether each can run is for whoever resolves it."""
-        axes = (
+        """One request per combination; whether each can run is for whoever resolves it.
+
+        Raises:
+            ValidationError: a combination is not accepted.
+        """
+        return tuple(with_changes(self.base, **changes) for changes in self.points())
+
+    def _axes(self) -> tuple[list[dict[str, Any]], ...]:  # Any: as above
+        return (
             _axis("model", self.models),
             self._optimizer_axis(),
             _axis("micro_batch_size", self.micro_batch_sizes),
@@ -45,7 +68,6 @@ class CampaignMatrix(Spec):
             _axis("precision", self.precisions),
             _axis("activation_checkpointing", self.activation_checkpointings),
         )
-        return tuple(with_changes(self.base, **dict(changes)) for changes in map(_merged, product(*axes)))
 
     def _optimizer_axis(self) -> list[dict[str, Any]]:  # Any: values of unlike fields
         if not self.optimizers and not self.ranks:

@@ -14,6 +14,7 @@ from whatfits.estimator.catalog import ResolvedRun, resolve_run
 from whatfits.estimator.catalog.config_models import UntracedModelError, keep_facts
 from whatfits.estimator.errors import InputError, UnsupportedError
 from whatfits.estimator.specs import (
+    AllocatorMode,
     MeasureDevice,
     MeasurementOutcome,
     MeasurementResult,
@@ -48,6 +49,10 @@ __all__ = ["measure"]
 
 Report = Callable[[Progress], object]
 
+_NO_SEGMENTS = (
+    "allocator: expandable has no effect on a CPU, which has no caching allocator: live tensors are counted."
+)
+
 
 def measure(
     request: MeasureRequest, report: Report, *, monitor: DeviceMonitor | None = None
@@ -77,6 +82,8 @@ def measure(
     run = _Run(request, recipe, device, report)
     if note is not None:
         run.notes.append(note)
+    if on_cpu and resolved.run.allocator is AllocatorMode.EXPANDABLE:
+        run.notes.append(_NO_SEGMENTS)
     if ranks.num_ranks > 1:
         run.notes.append(f"All figures are those of rank {ranks.rank} of {ranks.num_ranks}.")
     with undisturbed(), ranks.joined(device.name):

@@ -5,10 +5,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from whatfits.service.backend import Backend
+from whatfits.service.domain.campaigns import Campaigns
 from whatfits.service.domain.measurements import Measurements
 from whatfits.service.domain.planner import Planner
 
-__all__ = ["BackendDep", "MeasurementsDep", "PlannerDep"]
+__all__ = ["BackendDep", "CampaignsDep", "MeasurementsDep", "PlannerDep"]
 
 
 def _planner_of(request: Request) -> Planner:
@@ -26,6 +27,11 @@ def _measurements_of(request: Request) -> Measurements:
     return _backend_of(request).measurements()
 
 
+def _campaigns_of(request: Request) -> Campaigns:  # not async, likewise
+    return _backend_of(request).campaigns()
+
+
 BackendDep = Annotated[Backend, Depends(_backend_of)]
+CampaignsDep = Annotated[Campaigns, Depends(_campaigns_of)]
 MeasurementsDep = Annotated[Measurements, Depends(_measurements_of)]
 PlannerDep = Annotated[Planner, Depends(_planner_of)]

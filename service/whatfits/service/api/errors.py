@@ -153,7 +153,9 @@ def _describe_field(place: Location | None, error: InputError) -> FieldProblem:
 
 
 def _place_of_field(field: str) -> Location:
-    """The keys and indices in a path such as `ranks[0]` or `training.seq_len`."""
+    """The keys and indices in a path such as `ranks[0]` or `training.seq_len`; a point of a matrix is no place of its own."""
+    if field.startswith("matrix["):
+        return ("matrix",)
     return tuple(part.removesuffix("]") for part in field.replace("[", ".").split("."))
 
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from whatfits.estimator.specs import Measurement, MeasurementStatus
 from whatfits.estimator.specs.base import Spec
 from whatfits.service.domain.agents import Agent, AgentState
+from whatfits.service.domain.campaigns import CampaignState
 from whatfits.service.domain.comparison import Comparison, compare
 from whatfits.service.storage.measurements import MeasurementFilters
 from whatfits.service.storage.paging import DEFAULT_LIMIT, MAX_LIMIT
@@ -14,12 +15,15 @@ from whatfits.service.storage.paging import DEFAULT_LIMIT, MAX_LIMIT
 __all__ = [
     "AgentEntry",
     "AgentList",
+    "CampaignEntry",
+    "CampaignList",
     "ListOptions",
     "MeasurementEntry",
     "MeasurementList",
     "StatusEvent",
     "SubmitOptions",
     "describe_agent",
+    "describe_campaign",
     "describe_measurement",
 ]
 
@@ -95,6 +99,25 @@ class AgentList(Spec):
     items: tuple[AgentEntry, ...]
 
 
+class CampaignEntry(Spec):
+    """A campaign and how far it is."""
+
+    name: str
+    created_at: AwareDatetime
+    total: int
+    """Points of its matrix."""
+    counts: dict[MeasurementStatus, int]
+    """Its measurements by status."""
+    missing: int
+    """Points that were never stored, as the server died before; sending the campaign again stores them."""
+
+
+class CampaignList(Spec):
+    """Every campaign, newest first."""
+
+    items: tuple[CampaignEntry, ...]
+
+
 def describe_measurement(measurement: Measurement) -> MeasurementEntry:
     """A measurement with its comparison."""
     fields = {name: getattr(measurement, name) for name in Measurement.model_fields}
@@ -105,3 +128,14 @@ def describe_agent(state: AgentState) -> AgentEntry:
     """An agent as it is listed."""
     fields = {name: getattr(state.agent, name) for name in Agent.model_fields}
     return AgentEntry(**fields, live=state.live)
+
+
+def describe_campaign(state: CampaignState) -> CampaignEntry:
+    """A campaign as it is shown."""
+    return CampaignEntry(
+        name=state.name,
+        created_at=state.created_at,
+        total=state.total,
+        counts=dict(state.counts),
+        missing=state.missing,
+    )

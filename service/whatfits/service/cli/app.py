@@ -7,7 +7,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from whatfits.service.cli import agent, catalog, estimate, measure, measurements, migrate, plan, serve, trace
+from whatfits.service.cli import (
+    agent,
+    campaigns,
+    catalog,
+    estimate,
+    measure,
+    measurements,
+    migrate,
+    plan,
+    serve,
+    trace,
+)
 from whatfits.service.cli.exit_codes import ExitCode
 
 _EPILOG = (
@@ -37,6 +48,7 @@ app.command("serve", short_help="The web page and the REST API, on this machine.
 app.command("agent", short_help="Measure on this machine what others ask for.")(agent.agent)
 app.command("agents", short_help="The agents that are registered.")(agent.agents)
 app.command("migrate", short_help="Make a database ready for servers and agents.")(migrate.migrate)
+app.add_typer(campaigns.app, name="campaigns", short_help="Many runs, measured as one.")
 app.add_typer(measurements.app, name="measurements", short_help="What was measured: export and import.")
 
 

@@ -30,7 +30,7 @@ from whatfits.service.storage.errors import ConflictError
 from whatfits.service.storage.measurements import MeasurementFilters, MeasurementStore
 from whatfits.service.storage.paging import Page
 
-__all__ = ["Jobs", "Measurements", "NoAgentError", "Submission", "cancel"]
+__all__ = ["Jobs", "Measurements", "NoAgentError", "Submission", "cancel", "naming", "with_warning"]
 
 
 class Submission(MeasureRequest):
@@ -61,6 +61,8 @@ _ENDED = {
     MeasurementStatus.FAILED: "failed",
     MeasurementStatus.CANCELLED: "was cancelled",
 }
+
+_OUTSIDE_SPEC = ("num_layers",)
 
 
 def cancel(measurement_id: str, *, store: MeasurementStore, claims: ClaimStore, jobs: Jobs) -> None:
@@ -117,20 +119,25 @@ class Measurements:
             first = self.store.first_with_key(idempotency_key, request, submission.campaign)
             if first is not None:
                 return self._enqueue(first)
-        queue = queue_name(request)
-        warnings = self._warn_of_absence(queue, refuse=not queue_when_unavailable)
-        estimate, unestimated = self._estimate(submission)
-        measurement = Measurement(
-            id=str(uuid4()),
-            campaign=submission.campaign,
-            status=MeasurementStatus.QUEUED,
-            queue=queue,
-            request=request,
-            estimate=estimate,
-            warning=" ".join((*warnings, *unestimated)) or None,
-            created_at=datetime.now(UTC),
-        )
-        return self._enqueue(self.store.add(measurement, idempotency_key=idempotency_key)[0])
+        absence = self.find_absence(queue_name(request), refuse=not queue_when_unavailable)
+        draft = self._draft(submission, request)
+        return self.keep(with_warning(draft, absence), idempotency_key=idempotency_key)
+
+    def draft(self, submission: Submission) -> Measurement:
+        """What would be stored, with its estimate.
+
+        Raises:
+            InputError: Part of it cannot be used.
+        """
+        return self._draft(submission, self._resolve(submission))
+
+    def keep(self, draft: Measurement, *, idempotency_key: str | None = None) -> Measurement:
+        """Store what was drafted and put it into its queue; with the key of an earlier one, that one is returned.
+
+        Raises:
+            ConflictError: The key was used for something else.
+        """
+        return self._enqueue(self.store.add(draft, idempotency_key=idempotency_key)[0])
 
     def get(self, measurement_id: str) -> Measurement:
         """One measurement.
@@ -185,20 +192,38 @@ class Measurements:
             self.jobs.submit(measurement.id, measurement.queue)
         return measurement
 
-    def _warn_of_absence(self, queue: str, *, refuse: bool) -> tuple[str, ...]:
+    def find_absence(self, queue: str, *, refuse: bool) -> str | None:
+        """A sentence where no agent that is there serves a queue.
+
+        Raises:
+            NoAgentError: It is so, and that is to be refused.
+        """
         counts = self.count_live_agents()
         if queue in counts:
-            return ()
+            return None
         there = ", ".join(f"{name} ({count})" for name, count in counts.items()) or "none"
         sentence = f"No agent that is there serves {queue}; registered: {there}."
         if refuse:
             raise NoAgentError(f"{sentence} With when_unavailable=queue it waits until there is one.")
-        return (sentence,)
+        return sentence
+
+    def _draft(self, submission: Submission, request: MeasureRequest) -> Measurement:
+        estimate, unestimated = self._estimate(submission)
+        return Measurement(
+            id=str(uuid4()),
+            campaign=submission.campaign,
+            status=MeasurementStatus.QUEUED,
+            queue=queue_name(request),
+            request=request,
+            estimate=estimate,
+            warning=unestimated,
+            created_at=datetime.now(UTC),
+        )
 
     def _resolve(self, submission: Submission) -> MeasureRequest:
         """With everything filled in; a config that nobody has traced yet is known once it was asked about."""
         request = _request_of(submission)
-        with _within_spec():
+        with naming("spec", known=_OUTSIDE_SPEC):
             check_remote_model(request.spec.model)
             try:
                 return resolved_request(request)
@@ -207,12 +232,19 @@ class Measurements:
                     expected(request, self.planner.estimate)
                 return resolved_request(request)
 
-    def _estimate(self, submission: Submission) -> tuple[Estimate | None, tuple[str, ...]]:
+    def _estimate(self, submission: Submission) -> tuple[Estimate | None, str | None]:
+        """The estimate, or why there is none."""
         try:
-            with _within_spec():
-                return expected(_request_of(submission), self.planner.estimate), ()
+            with naming("spec", known=_OUTSIDE_SPEC):
+                return expected(_request_of(submission), self.planner.estimate), None
         except UnsupportedError as error:
-            return None, (f"Not estimated: {error}.",)
+            return None, f"Not estimated: {error}."
+
+
+def with_warning(measurement: Measurement, warning: str | None) -> Measurement:
+    """The measurement with one more sentence of warning, before its own."""
+    both = " ".join(text for text in (warning, measurement.warning) if text)
+    return measurement.model_copy(update={"warning": both or None})
 
 
 def _request_of(submission: Submission) -> MeasureRequest:
@@ -220,11 +252,17 @@ def _request_of(submission: Submission) -> MeasureRequest:
 
 
 @contextmanager
-def _within_spec() -> Iterator[None]:
-    """Errors about a run, as errors about the `spec` of a submission."""
+def naming(place: str, *, known: tuple[str, ...] = (), where: str = "") -> Iterator[None]:
+    """Errors about a part of what was sent, as errors about the whole.
+
+    Args:
+        place: Of the part.
+        known: Fields that the whole has itself.
+        where: The part in words.
+    """
     try:
         yield
     except InputError as error:
-        if error.field == "num_layers":
+        if error.field in known:
             raise
-        raise error.at(f"spec.{error.field}") from error
+        raise error.at(f"{place}.{error.field}", where=where) from error

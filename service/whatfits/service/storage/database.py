@@ -18,9 +18,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from whatfits.estimator.errors import InputError
-from whatfits.service.storage.errors import StorageError, StorageFullError, StorageUnavailableError
+from whatfits.service.storage.errors import (
+    StorageError,
+    StorageFullError,
+    StorageUnavailableError,
+    UnmigratedError,
+)
 
-__all__ = ["open_database", "parse_database_url", "reading", "translating_errors", "writing"]
+__all__ = ["lacks_table", "open_database", "parse_database_url", "reading", "translating_errors", "writing"]
 
 BUSY_TIMEOUT_SECONDS = 30.0
 """How long a connection to SQLite waits for another's write to end."""
@@ -30,6 +35,9 @@ _WRITES = "whatfits_writes"
 _DISK_FULL = "53100"
 _CONNECTION_LOST = ("08", "57P")
 """Source: PostgreSQL 15, appendix A: classes of connection exceptions and of operator intervention."""
+_NO_TABLE = ("42P01", "42703", "3F000")
+"""Source: the same: undefined table, undefined column, invalid schema name."""
+_NO_TABLE_OF_SQLITE = ("no such table", "no such column", "has no column named")
 _BUSY = ("40001", "40P01", "53300", "55P03")
 """Source: the same: serialization failure, deadlock, too many connections, lock not available."""
 
@@ -103,6 +111,14 @@ def translating_errors(engine: Engine) -> Iterator[None]:
         raise StorageUnavailableError(f"the database {_shown(engine.url)} has no free connection") from error
 
 
+def lacks_table(error: DBAPIError) -> bool:
+    """Whether a driver says that a table or a column is not there."""
+    said = str(error.orig)
+    return getattr(error.orig, "sqlstate", None) in _NO_TABLE or any(
+        missing in said for missing in _NO_TABLE_OF_SQLITE
+    )
+
+
 def _make_folder(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +163,8 @@ def _storage_error(error: DBAPIError, url: URL) -> StorageError:
         return StorageFullError(f"the disk of the database {where} is full")
     if "is locked" in said or state in _BUSY:
         return StorageUnavailableError(f"the database {where} is busy: {said}")
+    if lacks_table(error):
+        return UnmigratedError(f"the database {where}", said.splitlines()[0])
     lost = error.connection_invalidated or state.startswith(_CONNECTION_LOST)
     unreached = not state and url.drivername != "sqlite" and isinstance(error, OperationalError)
     if lost or unreached or "unable to open" in said:

@@ -4,6 +4,7 @@ WhatfitsError
 |-- StorageError               the database cannot do what was asked now
 |   |-- StorageUnavailableError    it cannot be reached, opened or locked in time
 |   |-- StorageFullError           its disk is full
+|   |-- UnmigratedError            it lacks tables, or has those of another version
 |   `-- StoredDataError            what it holds cannot be read by this version
 |-- ConflictError              what was asked contradicts what is stored
 `-- NotFoundError              there is nothing with this id
@@ -18,6 +19,7 @@ __all__ = [
     "StorageFullError",
     "StorageUnavailableError",
     "StoredDataError",
+    "UnmigratedError",
 ]
 
 
@@ -31,6 +33,13 @@ class StorageUnavailableError(StorageError):
 
 class StorageFullError(StorageError):
     """The disk of the database is full."""
+
+
+class UnmigratedError(StorageError):
+    """The database lacks tables that this version needs."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} is not ready for this version ({reason}): run `whatfits migrate` on it")
 
 
 class StoredDataError(StorageError):

@@ -1,4 +1,4 @@
-"""What else is kept: campaigns, calibrations and profiles that were traced on demand."""
+"""What else is kept: calibrations and profiles that were traced on demand."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,20 +7,11 @@ from typing import Any
 from sqlalchemy import Engine, select
 
 from whatfits.service.storage.database import reading, writing
-from whatfits.service.storage.errors import ConflictError, NotFoundError
+from whatfits.service.storage.errors import ConflictError
 from whatfits.service.storage.rows import insert_new
-from whatfits.service.storage.tables import CalibrationRow, CampaignRow, TracedProfileRow
+from whatfits.service.storage.tables import CalibrationRow, TracedProfileRow
 
-__all__ = ["Calibration", "CalibrationStore", "Campaign", "CampaignStore", "TracedProfileStore"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Campaign:
-    """A matrix of measurements that was asked as one; they name it by its id."""
-
-    id: str
-    request: dict[str, Any]  # Any: the JSON that was sent
-    created_at: datetime
+__all__ = ["Calibration", "CalibrationStore", "TracedProfileStore"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,43 +23,6 @@ class Calibration:
     """Catalog id of the GPU."""
     content: dict[str, Any]  # Any: the JSON that the fit wrote
     created_at: datetime
-
-
-class CampaignStore:
-    """Campaigns in a database."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def add(self, campaign: Campaign) -> None:
-        """Store a campaign.
-
-        Raises:
-            ConflictError: Its id is taken.
-        """
-        values = {"id": campaign.id, "request": campaign.request, "created_at": campaign.created_at}
-        with writing(self._engine) as session:
-            if not insert_new(session, CampaignRow, values):
-                raise ConflictError(f"there is a campaign {campaign.id!r} already")
-
-    def get(self, id: str) -> Campaign:  # noqa: A002 - the name that all records use
-        """The campaign with this id.
-
-        Raises:
-            NotFoundError: There is none.
-        """
-        with reading(self._engine) as session:
-            row = session.get(CampaignRow, id)
-            if row is None:
-                raise NotFoundError("campaign", id)
-            return Campaign(id=row.id, request=row.request, created_at=row.created_at)
-
-    def list(self) -> tuple[Campaign, ...]:
-        """All campaigns, newest first."""
-        order = (CampaignRow.created_at.desc(), CampaignRow.id.desc())
-        with reading(self._engine) as session:
-            rows = session.scalars(select(CampaignRow).order_by(*order)).all()
-        return tuple(Campaign(id=row.id, request=row.request, created_at=row.created_at) for row in rows)
 
 
 class CalibrationStore:
