@@ -3,14 +3,13 @@
 import os
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from tests.golden.published_runs import allocated_gb, load_cases
 from tests.golden.replay_histories import SNAPSHOTS, HistoryReplay, load_history
 from tests.verify.report import ROOT, Section
 from whatfits.estimator.catalog import catalog_config, load_models
+from whatfits.estimator.profile import canonical_config
 from whatfits.estimator.units import GIB
+from whatfits.profiler.trace.configs import describe
 
 __all__ = ["verify_fsdp", "verify_histories", "verify_parameter_counts", "verify_published"]
 
@@ -92,8 +91,7 @@ def verify_parameter_counts() -> Section:
     """Parameter counts against the model code on the meta device."""
     rows: list[tuple[object, ...]] = []
     for name, model in load_models().items():
-        with torch.device("meta"):
-            real = LlamaForCausalLM(LlamaConfig.from_dict(catalog_config(name))).num_parameters()
+        real = describe(canonical_config(catalog_config(name))).num_parameters
         rows.append((name, model.num_parameters, real, model.num_parameters - real))
     failures = [f"{row[0]}: off by {row[3]}" for row in rows if row[3]]
     return Section(
