@@ -12,6 +12,7 @@ HOST ?= 127.0.0.1
 WORKERS ?= 2
 MINUTES ?= 8
 TESTS ?= tests
+ONLY ?=
 # Pythons of environments with other library versions, separated by ":", and a checkout of lit-gpt (make accuracy).
 STACK_PYTHON ?=
 LITGPT ?=
@@ -49,8 +50,8 @@ format: $(VENV)/.dev ## rewrite the sources as `make check` wants them
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md
-	$(BIN)/python tests/verify/run.py
+verify: $(VENV)/.dev ## the full acceptance runs; writes docs/verify.md (make verify ONLY=faults,measured: these alone)
+	$(BIN)/python tests/verify/run.py $(ONLY)
 
 bench: $(VENV)/.dev ## measure speed on this machine, ask other tools the same; writes benchmarks/
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/run.py

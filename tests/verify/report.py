@@ -39,8 +39,17 @@ class Section:
         return ("pass" if self.holds else "FAIL") if self.is_compared else "not proven"
 
 
-def render(sections: Sequence[Section]) -> str:
-    """The whole report."""
+def render(sections: Sequence[Section], previous: str = "") -> str:
+    """The whole report; of sections that did not run now, what the previous report says stays, with its own date."""
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M}, {_commit()}"
+    found = {
+        section.title: (
+            f"| {section.title} | {section.summary} | {section.result} | {section.seconds:.0f} | {when} |",
+            _section(section),
+        )
+        for section in sections
+    }
+    found = {**_read(previous), **found}
     lines = [
         "# Verification",
         "",
@@ -48,12 +57,23 @@ def render(sections: Sequence[Section]) -> str:
         "",
         *_where(),
         "",
+        "| acceptance point | figures | result | seconds | run (UTC), commit |",
+        "|---|---|---|--:|---|",
+        *(row for row, _ in found.values()),
     ]
-    lines += ["| acceptance point | figures | result | seconds |", "|---|---|---|--:|"]
-    lines += [f"| {s.title} | {s.summary} | {s.result} | {s.seconds:.0f} |" for s in sections]
-    for section in sections:
-        lines += ["", *_section(section)]
+    for _, section in found.values():
+        lines += ["", *section]
     return "\n".join(lines) + "\n"
+
+
+def _read(report: str) -> dict[str, tuple[str, list[str]]]:
+    """The row and the section of each title of a report."""
+    head, *blocks = report.split("\n## ")
+    rows = [line for line in head.splitlines() if line.startswith("| ")][1:]
+    return {
+        block.splitlines()[0]: (row, f"## {block}".rstrip("\n").splitlines())
+        for row, block in zip(rows, blocks, strict=True)
+    }
 
 
 def _section(section: Section) -> list[str]:
@@ -79,8 +99,6 @@ def _row(cells: Sequence[object]) -> str:
 def _where() -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     return [
-        f"* date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        f"* commit: {_commit()}",
         f"* versions: Python {platform.python_version()}, {versions}",
         f"* machine: {platform.system()} {platform.machine()}, {os.cpu_count()} cores, no GPU used",
     ]

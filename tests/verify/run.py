@@ -1,4 +1,7 @@
-"""The full acceptance runs: `make verify`. Prints and writes docs/verify.md; exit status 1 when a point fails."""
+"""The full acceptance runs: `make verify`. Prints and writes docs/verify.md; exit status 1 when a point fails.
+
+`make verify ONLY=architectures,measured` runs some again and leaves what the report says of the others, each with its date.
+"""
 
 import logging
 import sys
@@ -45,23 +48,23 @@ POINTS: tuple[Callable[[], Section], ...] = (
 )
 
 
-def main() -> int:
-    """Run every point, write the report."""
+def main(only: str = "") -> int:
+    """Run the points, or some of them; the report is written after each."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    sections = []
-    for verify in POINTS:
+    report = ROOT / "docs/verify.md"
+    previous, sections = report.read_text() if only else "", list[Section]()
+    for verify in _chosen(only):
         started = time.perf_counter()
-        found = verify()
+        found = _run(verify)
         seconds = time.perf_counter() - started
         sections.append(replace(found, seconds=seconds))
         print(
             f"{found.result}  {found.title}: {found.summary} ({seconds:.0f} s)",
             file=sys.stderr,
         )
-    text = render(sections)
-    (ROOT / "docs/verify.md").write_text(text)
-    print(text)
+        report.write_text(render(sections, previous))
+    print(report.read_text())
     return (
         0
         if all(section.holds or not (section.is_compared or section.failures) for section in sections)
@@ -69,5 +72,23 @@ def main() -> int:
     )
 
 
+def _chosen(only: str) -> list[Callable[[], Section]]:
+    names = {verify.__name__.removeprefix("verify_"): verify for verify in POINTS}
+    asked = only.split(",") if only else list(names)
+    unknown = [name for name in asked if name not in names]
+    if unknown:
+        sys.exit(f"ONLY: {', '.join(unknown)} is no point of make verify; accepted: {', '.join(names)}")
+    return [names[name] for name in asked]
+
+
+def _run(verify: Callable[[], Section]) -> Section:
+    """A point; one that raises has failed, and the others still run."""
+    try:
+        return verify()
+    except Exception as error:  # noqa: BLE001 (whatever it is, the report says it)
+        reason = f"{type(error).__name__}: {error}"
+        return Section(title=verify.__name__, summary=reason, columns=(), rows=(), failures=(reason,))
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
