@@ -183,17 +183,20 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
     depth, layers = depth_of(config), layers_of(model)
     head_dim, heads = _number(stack, "head_dim"), _number(stack, "num_attention_heads")
     hidden_size = _number(stack, "hidden_size") or max(max(p.shape, default=1) for p in model.parameters())
-    chunks = tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk")))
+    inputs, chunks = (
+        inputs_of(model),
+        tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk"))),
+    )
     return ConfigFacts(
         architecture=cls.__name__,
-        inputs=inputs_of(model),
+        inputs=inputs,
         num_layers=depth or max(len(layers), 1),
         depths=_repeating_depths(layers, depth),
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_active_parameters=_active_parameters(model, stack),
         hidden_size=hidden_size,
         longest=_longest(config),
-        windows=tuple(sorted({*_lengths(stack, "window"), *_lengths(stack, "attention_chunk"), *chunks})),
+        windows=() if inputs == "images" else _windows(stack, chunks),
         chunks=chunks,
         tied=len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False))),
         matrices_only=all(p.ndim <= 2 for p in model.parameters()),
@@ -235,6 +238,11 @@ def _longest(config: Any) -> int | None:
     """Positions a sequence may have; a decoder's, where its encoder takes no text."""
     names = ("max_position_embeddings", "max_target_positions", "max_seq_len", "n_positions")
     return next((n for n in (_number(config.get_text_config(), name) for name in names) if n), None)
+
+
+def _windows(config: Any, chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Sequence lengths at which what happens changes; those of images are the model's own."""
+    return tuple(sorted({*_lengths(config, "window"), *_lengths(config, "attention_chunk"), *chunks}))
 
 
 def _lengths(config: Any, word: str) -> set[int]:
