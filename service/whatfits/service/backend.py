@@ -57,8 +57,7 @@ class Backend:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        while self._close:
-            self._close.pop()()
+        self._release()
 
     def measurements(self) -> Measurements:
         """Who answers for measurements.
@@ -85,6 +84,7 @@ class Backend:
             try:
                 self._open()
             except StorageError as error:
+                self._release()
                 self._error = error
                 self._opened.set()  # who waits is told what is wrong
                 _log.warning("database.unavailable", error=str(error))
@@ -92,6 +92,11 @@ class Backend:
             else:
                 self._opened.set()
                 return
+
+    def _release(self) -> None:
+        """Close what was opened, the last first."""
+        while self._close:
+            self._close.pop()()
 
     def _open(self) -> None:
         database = prepare_database(self._settings.database_url)

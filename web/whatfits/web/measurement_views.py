@@ -28,15 +28,9 @@ from whatfits.web.measurement_models import (
 from whatfits.web.view_models import Choice
 from whatfits.web.wording import word_rank
 
-__all__ = ["STATUSES", "build_measurement_page", "build_measurements_page", "filters_of"]
+__all__ = ["build_measurement_page", "build_measurements_page", "filters_of"]
 
-STATUSES = {
-    "queued": "queued",
-    "running": "running",
-    "succeeded": "succeeded",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
+_STATUSES = ("queued", "running", "succeeded", "failed", "cancelled")
 _STATUS_CLASSES = {"succeeded": "yes", "failed": "no", "running": "uncertain"}
 _UNFINISHED = ("queued", "running")
 _OUT_OF_MEMORY = "out_of_memory"
@@ -66,8 +60,8 @@ def build_measurements_page(
     return MeasurementsPage(
         form=form,
         statuses=tuple(
-            Choice(value=value, label=label, chosen=value == form.status)
-            for value, label in {"": "any", **STATUSES, form.status: form.status or "any"}.items()
+            Choice(value=value, label=value or "any", chosen=value == form.status)
+            for value in dict.fromkeys(("", *_STATUSES, form.status))
         ),
         problems=assign_problems(problem),
         rows=tuple(_row(item) for item in items),
@@ -109,7 +103,7 @@ def _row(measurement: Measurement) -> MeasurementRow:
             + f", {training.precision}, checkpointing {training.activation_checkpointing}"
         ),
         device=result.environment.device_name if result else measurement.queue,
-        status="out of memory" if out_of_memory else STATUSES.get(measurement.status, measurement.status),
+        status="out of memory" if out_of_memory else measurement.status,
         status_class="no" if out_of_memory else _STATUS_CLASSES.get(measurement.status, "outline"),
         status_note=measurement.failure.kind.replace("_", " ") if measurement.failure else "",
         peak=format_bytes(_peak(result)) if result else "–",

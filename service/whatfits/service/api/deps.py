@@ -9,7 +9,7 @@ from whatfits.service.domain.campaigns import Campaigns
 from whatfits.service.domain.measurements import Measurements
 from whatfits.service.domain.planner import Planner
 
-__all__ = ["BackendDep", "CampaignsDep", "MeasurementsDep", "PlannerDep"]
+__all__ = ["CampaignsDep", "MeasurementsDep", "PlannerDep"]
 
 
 def _planner_of(request: Request) -> Planner:
@@ -31,7 +31,6 @@ def _campaigns_of(request: Request) -> Campaigns:  # not async, likewise
     return _backend_of(request).campaigns()
 
 
-BackendDep = Annotated[Backend, Depends(_backend_of)]
 CampaignsDep = Annotated[Campaigns, Depends(_campaigns_of)]
 MeasurementsDep = Annotated[Measurements, Depends(_measurements_of)]
 PlannerDep = Annotated[Planner, Depends(_planner_of)]
