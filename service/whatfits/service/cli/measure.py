@@ -85,7 +85,9 @@ def measure(
         }
     )
     if find is not None:
-        _require("--find", find, _SEARCHES)
+        from whatfits.service.cli.questions import require_choice
+
+        require_choice("--find", find, _SEARCHES)
         _search(request, python, as_json=as_json)
     else:
         _measure(request, python, as_json=as_json)
@@ -104,7 +106,9 @@ def _read_run(source: str, cap: str | None) -> object:
 def _choose_device(name: str | None) -> str:
     """The device asked for, or the one this machine has."""
     if name is not None:
-        _require("--device", name, _DEVICES)
+        from whatfits.service.cli.questions import require_choice
+
+        require_choice("--device", name, _DEVICES)
         return name
     from whatfits.profiler.measure.nvml import NvmlUnavailableError, open_nvml
     from whatfits.service.cli.output import note
@@ -117,13 +121,6 @@ def _choose_device(name: str | None) -> str:
     if not found:
         note("no GPU found: measuring on the CPU")
     return "gpu" if found else "cpu"
-
-
-def _require(flag: str, value: str, accepted: tuple[str, ...]) -> None:
-    from whatfits.estimator.errors import InputError, near_matches
-
-    if value not in accepted:
-        raise InputError(flag, value, ", ".join(accepted), suggestions=near_matches(value, accepted))
 
 
 def _measure(request: "MeasureRequest", python: str | None, *, as_json: bool) -> None:

@@ -135,12 +135,10 @@ def check_status(name: str | None) -> "MeasurementStatus | None":
     Raises:
         InputError: There is none.
     """
-    from whatfits.estimator.errors import InputError, near_matches
     from whatfits.estimator.specs import MeasurementStatus
+    from whatfits.service.cli.questions import require_choice
 
-    names = [str(status) for status in MeasurementStatus]
     if name is None:
         return None
-    if name not in names:
-        raise InputError("--status", name, ", ".join(names), suggestions=near_matches(name, names))
+    require_choice("--status", name, tuple(MeasurementStatus))
     return MeasurementStatus(name)

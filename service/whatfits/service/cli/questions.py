@@ -1,10 +1,12 @@
 """Read a question from options, a file or standard input. Only what was given is passed on: defaults are the specs' own."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from whatfits.estimator.catalog import model_argument
+from whatfits.estimator.errors import InputError, near_matches
 from whatfits.service.cli.failures import SpecFileError
 from whatfits.service.json_object import parse_object
 
@@ -25,6 +27,16 @@ def read_spec(source: str) -> dict[str, Any]:  # Any: unchecked JSON, validated 
     if isinstance(spec.get("model"), str):
         spec["model"] = model_argument(spec["model"])
     return spec
+
+
+def require_choice(flag: str, value: str, accepted: Sequence[str]) -> None:
+    """Refuse what is not one of a flag's values.
+
+    Raises:
+        InputError: naming what is accepted, and what looks most like it.
+    """
+    if value not in accepted:
+        raise InputError(flag, value, ", ".join(accepted), suggestions=near_matches(value, accepted))
 
 
 def drop_unset(**values: object) -> dict[str, Any]:  # Any: unchecked options, as above

@@ -92,6 +92,7 @@ def trace(
     from whatfits.profiler.trace.classes import KERNEL_ORDERS
     from whatfits.profiler.trace.options import StepOptions
     from whatfits.service.cli.output import print_json, warn
+    from whatfits.service.cli.questions import require_choice
     from whatfits.service.cli.trace_any import Asked
     from whatfits.service.trace_limits import TraceLimits
 
@@ -100,7 +101,7 @@ def trace(
         "--mask": mask, "--loss": loss, "--first-kernel": first_kernel,
     }  # fmt: skip
     for flag, value in names.items():
-        _require_accepted(flag, value)
+        require_choice(flag, value, _ACCEPTED[flag])
     options = StepOptions(
         precision=precision,
         attention=attention,
@@ -125,20 +126,13 @@ def trace(
         warn(f"{kept}, as this is a direct trace of these sizes: {answer.fallback}")
 
 
-def _require_accepted(flag: str, value: str) -> None:
-    from whatfits.estimator.errors import InputError, near_matches
-
-    accepted = _ACCEPTED[flag]
-    if value not in accepted:
-        raise InputError(flag, value, ", ".join(accepted), suggestions=near_matches(value, accepted))
-
-
 def _read_adapter(name: str | None, rank: int | None, targets: str | None) -> "AdapterOptions | None":
     """The adapter that the options describe; a rank or targets alone mean LoRA."""
     from whatfits.profiler.trace.options import AdapterOptions
+    from whatfits.service.cli.questions import require_choice
 
     method = name or ("none" if rank is None and targets is None else "lora")
-    _require_accepted("--adapter", method)
+    require_choice("--adapter", method, _ACCEPTED["--adapter"])
     if method == "none":
         return None
     adapter = AdapterOptions(dora=method == "dora", quantized=method == "qlora")
