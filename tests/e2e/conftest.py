@@ -33,13 +33,13 @@ def find_chromium() -> str | None:
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server_database(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of the server's database."""
     return f"sqlite:///{tmp_path_factory.mktemp('server')}/pages.db"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server_address(server_database: str) -> Iterator[str]:
     """The whole product, served on a free loopback port."""
     with socket.socket() as listener:
@@ -56,8 +56,9 @@ def server_address(server_database: str) -> Iterator[str]:
         thread.join()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Chromium, closed at the end of a file: while it is open, its event loop counts as running in this thread."""
     chromium = find_chromium()
     if chromium is None:
         if os.environ.get("WHATFITS_REQUIRE_BROWSER"):

@@ -1,5 +1,6 @@
 """Jobs wait in durable queues, are taken once, and can be put back; on both databases, with a real worker."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -177,6 +178,21 @@ def test_queues_without_tables_name_the_command_that_makes_them(database_url: st
     engine.close()
     with pytest.raises(UnmigratedError, match=r"another version\): run `whatfits migrate` on it"):
         _start_worker(database_url)
+
+
+def test_a_worker_that_could_not_start_leaves_the_place_to_the_next(url: str, engine: Engine) -> None:
+    done: list[str] = []
+
+    async def start_within_an_event_loop() -> None:
+        Worker(url, agent="a", queue=QUEUE, carry_out=print, poll_seconds=0.05).start()
+
+    engine.submit("m", QUEUE)
+    with pytest.raises(RuntimeError, match="event loop"):
+        asyncio.run(start_within_an_event_loop())
+    with working(url, done.append):
+        eventually(lambda: done)
+
+    assert done == ["m"]
 
 
 def _start_worker(url: str) -> None:

@@ -37,14 +37,16 @@ def test_a_tiny_model_is_measured_by_real_steps_and_its_peak_is_that_of_its_trac
         agent = AgentProcess(settings, slot, partial(run_on, slot))
         thread = threading.Thread(target=agent.serve)
         thread.start()
-        eventually(lambda: client.get("/readyz").json()["live_agents"])
-        answer = client.post("/api/v1/measurements", json=BODY)
-        assert answer.status_code == 202, answer.text
-        location = answer.headers["Location"]
-        eventually(lambda: client.get(location).json()["status"] not in ("queued", "running"), seconds=240)
-        found = client.get(location).json()
-        agent.end()
-        thread.join()
+        try:
+            eventually(lambda: client.get("/readyz").json()["live_agents"])
+            answer = client.post("/api/v1/measurements", json=BODY)
+            assert answer.status_code == 202, answer.text
+            location = answer.headers["Location"]
+            eventually(lambda: client.get(location).json()["status"] not in ("queued", "running"), seconds=240)
+            found = client.get(location).json()
+        finally:
+            agent.end()
+            thread.join()
 
     assert (found["status"], found["failure"]) == ("succeeded", None)
     assert found["result"]["peak_requested_bytes"] == found["result"]["traced_peak_requested_bytes"]

@@ -155,12 +155,14 @@ class AgentProcess:
         )  # where tables are missing, that is said before anybody counts on this agent
         parts.agents.register(self._describe())
         parts.worker.start()
-        _log.info("agent.started", agent_id=self._id, queue=self._slot.queue, slot=self._slot.name)
-        while not self._told_to_end.wait(self._settings.heartbeat_seconds):
-            self._say_here(parts)
-        _log.info("agent.ending", agent_id=self._id, running=sorted(parts.attempts.in_hand))
-        parts.attempts.stopping.set()
-        parts.worker.stop()
+        try:
+            _log.info("agent.started", agent_id=self._id, queue=self._slot.queue, slot=self._slot.name)
+            while not self._told_to_end.wait(self._settings.heartbeat_seconds):
+                self._say_here(parts)
+            _log.info("agent.ending", agent_id=self._id, running=sorted(parts.attempts.in_hand))
+            parts.attempts.stopping.set()
+        finally:
+            parts.worker.stop()
         self._leave(parts)
 
     def _say_here(self, parts: _Parts) -> None:

@@ -199,11 +199,15 @@ class Worker:
         DBOS.listen_queues([queue])
 
     def start(self) -> None:
-        """Take jobs from now on."""
-        with _translating():
-            DBOS.launch()
-            # The limit is per queue and process, and this process listens to this one alone: one job at a time.
-            DBOS.register_queue(self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds)
+        """Take jobs from now on. One that could not start leaves no thread behind."""
+        try:
+            with _translating():
+                DBOS.launch()
+                # The limit is per queue and process, and this process listens to this one alone: one job at a time.
+                DBOS.register_queue(self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds)
+        except BaseException:
+            DBOS.destroy(destroy_registry=True)
+            raise
 
     def stop(self) -> None:
         """Take no more jobs, and wait a moment for the one that runs."""

@@ -80,7 +80,9 @@ def working_agent(desk: Desk, database_url: str) -> Iterator[None]:
     agent = AgentProcess(settings, find_slot("cpu", None), run_scripted)
     thread = threading.Thread(target=agent.serve)
     thread.start()
-    eventually(lambda: desk.client.get("/readyz").json()["live_agents"] == {"cpu/x1": 1})
-    yield
-    agent.end()
-    thread.join()
+    try:
+        eventually(lambda: desk.client.get("/readyz").json()["live_agents"] == {"cpu/x1": 1})
+        yield
+    finally:
+        agent.end()
+        thread.join()
