@@ -42,7 +42,9 @@ def test_a_tiny_model_is_measured_by_real_steps_and_its_peak_is_that_of_its_trac
             answer = client.post("/api/v1/measurements", json=BODY)
             assert answer.status_code == 202, answer.text
             location = answer.headers["Location"]
-            eventually(lambda: client.get(location).json()["status"] not in ("queued", "running"), seconds=240)
+            eventually(
+                lambda: client.get(location).json()["status"] not in ("queued", "running"), seconds=240
+            )
             found = client.get(location).json()
         finally:
             agent.end()

@@ -204,7 +204,9 @@ class Worker:
             with _translating():
                 DBOS.launch()
                 # The limit is per queue and process, and this process listens to this one alone: one job at a time.
-                DBOS.register_queue(self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds)
+                DBOS.register_queue(
+                    self._queue, worker_concurrency=1, polling_interval_sec=self._poll_seconds
+                )
         except BaseException:
             DBOS.destroy(destroy_registry=True)
             raise

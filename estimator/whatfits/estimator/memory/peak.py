@@ -60,9 +60,12 @@ def rounded_sizes(table: CountTable, symbols: Mapping[str, Any]) -> FloatArray:
     `symbols` are ints or integer arrays of one length; bytes stay below 2**53, where float64 is exact.
     """
     values = with_derived_symbols(symbols)
-    columns = np.broadcast_arrays(*(np.atleast_1d(np.asarray(e.evaluate(values))) for e in table.sizes))
-    stacked = np.stack(columns, axis=1).astype(np.int64)
-    rounded: FloatArray = (-(-stacked // ALLOCATION_GRANULARITY) * ALLOCATION_GRANULARITY).astype(np.float64)
+    count = max((len(x) for x in values.values() if np.ndim(x)), default=1)
+    # One expression after the other lies together in memory: each is written, and read by the product, in one go.
+    rounded = np.empty((len(table.sizes), count)).T
+    for j, expression in enumerate(table.sizes):
+        # The granularity is a power of two: its negative is the mask of the multiples.
+        rounded[:, j] = expression.evaluate(values) + (ALLOCATION_GRANULARITY - 1) & -ALLOCATION_GRANULARITY
     return rounded
 
 
@@ -108,9 +111,10 @@ def micro_batch_peak(
     best = np.empty(len(sizes))
     row = np.empty(len(sizes), dtype=np.int64)
     for start in range(0, len(sizes), _CHUNK):
-        totals = sizes[start : start + _CHUNK] @ view.counts.T + added
+        totals = sizes[start : start + _CHUNK] @ view.counts.T
+        totals += added
         winner = totals.argmax(axis=1)
-        best[start : start + _CHUNK] = np.take_along_axis(totals, winner[:, None], axis=1)[:, 0]
+        best[start : start + _CHUNK] = totals[np.arange(len(winner)), winner]
         row[start : start + _CHUNK] = view.row[winner]
     return MicroBatchPeak(best, row)
 
