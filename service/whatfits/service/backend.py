@@ -27,11 +27,13 @@ __all__ = ["Backend", "compose_campaigns"]
 
 _WAIT_SECONDS = 10.0
 _RETRY_SECONDS = 2.0
+_FIRST_QUESTIONS_SECONDS = 2.0
+"""Opening takes about half a second of the server's one interpreter: plans that are asked at its start go before."""
 _log = structlog.get_logger()
 
 
 class Backend:
-    """Database, queues and reaper of a server; opened once, in the background, again and again until it works."""
+    """Database, queues and reaper of a server; opened once, in the background, tried again until it works."""
 
     def __init__(self, settings: Settings, planner: Planner, local_agent: LocalAgent | None = None) -> None:
         self._settings = settings
@@ -40,13 +42,14 @@ class Backend:
         self._started = threading.Lock()
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
+        self._needed = threading.Event()
         self._opened = threading.Event()
         self._error: StorageError | None = None
         self._campaigns: Campaigns | None = None
         self._close: list[Callable[[], object]] = []
 
     def start(self) -> None:
-        """Begin to open, unless that was begun before."""
+        """Have it opened soon, or when it is first needed, unless that was begun before."""
         with self._started:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._follow, name="open-database", daemon=True)
@@ -55,6 +58,7 @@ class Backend:
     def stop(self) -> None:
         """Close everything."""
         self._stop.set()
+        self._needed.set()
         if self._thread is not None:
             self._thread.join()
         self._release()
@@ -73,6 +77,7 @@ class Backend:
         Raises:
             StorageError: The database cannot be opened (yet).
         """
+        self._needed.set()
         self.start()
         self._opened.wait(_WAIT_SECONDS)
         if self._campaigns is None:
@@ -80,6 +85,7 @@ class Backend:
         return self._campaigns
 
     def _follow(self) -> None:
+        self._needed.wait(_FIRST_QUESTIONS_SECONDS)
         while not self._stop.is_set():
             try:
                 self._open()
