@@ -54,7 +54,7 @@ def round_up(n: int, multiple: int) -> int:
 
 def round_allocation(n: int) -> int:
     """Bytes the caching allocator hands out for a request of `n` bytes; 0 for an empty tensor."""
-    return round_up(n, ALLOCATION_GRANULARITY)
+    return n + (ALLOCATION_GRANULARITY - 1) & -ALLOCATION_GRANULARITY  # a power of two: its negative masks
 
 
 def parse_bytes(value: int | str, *, field: str = "bytes") -> int:

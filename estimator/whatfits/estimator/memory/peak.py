@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from whatfits.estimator.memory.placement import FsdpBuffers
 from whatfits.estimator.profile import COLUMN_KINDS, CountTable, with_derived_symbols
-from whatfits.estimator.units import ALLOCATION_GRANULARITY
+from whatfits.estimator.units import round_allocation
 
 __all__ = [
     "Gradients",
@@ -64,8 +64,7 @@ def rounded_sizes(table: CountTable, symbols: Mapping[str, Any]) -> FloatArray:
     # One expression after the other lies together in memory: each is written, and read by the product, in one go.
     rounded = np.empty((len(table.sizes), count)).T
     for j, expression in enumerate(table.sizes):
-        # The granularity is a power of two: its negative is the mask of the multiples.
-        rounded[:, j] = expression.evaluate(values) + (ALLOCATION_GRANULARITY - 1) & -ALLOCATION_GRANULARITY
+        rounded[:, j] = round_allocation(expression.evaluate(values))
     return rounded
 
 
