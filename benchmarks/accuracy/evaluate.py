@@ -23,7 +23,7 @@ from whatfits.estimator.memory.loop import loop_of
 from whatfits.estimator.memory.optimizers import OptimizerProgram
 from whatfits.estimator.memory.placement import placement_of
 from whatfits.estimator.memory.rank import OptimizerOnRank
-from whatfits.estimator.memory.replay import ALLOC
+from whatfits.estimator.memory.replay_events import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.memory.verdict import usable_memory, verdict_of
 from whatfits.estimator.profile import EventProgram, build_table, load_program

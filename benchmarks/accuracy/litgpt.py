@@ -12,7 +12,8 @@ from benchmarks.peers.environments import Peer, PeerUnavailableError, interprete
 from whatfits.estimator.catalog import find_gpu
 from whatfits.estimator.catalog.published import PublishedRow
 from whatfits.estimator.memory.device import cublas_workspace_bytes
-from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents, replay
+from whatfits.estimator.memory.replay import replay
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.profiler.trace.events import Alloc, Free, Token, Trace
 from whatfits.profiler.trace.protocol import trace_from_json
 

@@ -6,12 +6,8 @@ import numpy as np
 import pytest
 
 from tests.golden.replay_histories import SNAPSHOTS, History, HistoryReplay, load_history, main
-from whatfits.estimator.memory.replay import (
-    ReplayEvents,
-    ReplayResult,
-    replay,
-    required_reserved_bytes,
-)
+from whatfits.estimator.memory.replay import ReplayResult, replay, required_reserved_bytes
+from whatfits.estimator.memory.replay_events import ReplayEvents
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
 from whatfits.estimator.specs import AllocatorMode
 from whatfits.estimator.units import MIB

@@ -11,7 +11,8 @@ from whatfits.estimator import estimate_run
 from whatfits.estimator.catalog import resolve_model
 from whatfits.estimator.errors import UnsupportedError
 from whatfits.estimator.memory.explain import explain_micro_batch, explain_step
-from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents, replay
+from whatfits.estimator.memory.replay import replay
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.memory.timeline import CATEGORIES, Origin, Timeline
 from whatfits.estimator.profile import load_program
 from whatfits.estimator.specs import (

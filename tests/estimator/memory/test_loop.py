@@ -29,7 +29,7 @@ from whatfits.estimator.memory.optimizers import OptimizerEvent, StepPhase, buil
 from whatfits.estimator.memory.parameters import HeldParameter
 from whatfits.estimator.memory.placement import Placement
 from whatfits.estimator.memory.rank import OptimizerOnRank
-from whatfits.estimator.memory.replay import ALLOC
+from whatfits.estimator.memory.replay_events import ALLOC
 from whatfits.estimator.memory.timeline import Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, load_program, load_table
 from whatfits.estimator.specs import ModelSpec, OptimizerSpec, PeakPhase

@@ -1,5 +1,6 @@
 """The replay of event lists: worked cases, refusals, and what must hold for any list."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,17 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatfits.estimator.memory.replay import (
-    ALLOC,
-    FREE,
-    MalformedEventsError,
-    ReplayEvents,
     ReplayResult,
+    Replays,
     allocated_curve,
     replay,
     required_reserved_bytes,
 )
 from whatfits.estimator.memory.replay_allocator import ClassicAllocator, InitialSegment
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, MalformedEventsError, ReplayEvents
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
+from whatfits.estimator.memory.replay_program import ReplayProgram
 from whatfits.estimator.memory.replay_rules import block_bytes, pool_number
 from whatfits.estimator.specs import AllocatorMode
 from whatfits.estimator.units import KIB, MIB
@@ -82,6 +82,47 @@ def run_stepwise(events: ReplayEvents, mode: AllocatorMode) -> ClassicAllocator 
         assert sum(num_bytes for _, num_bytes in held) == allocator.reserved_bytes
         assert sum(place[1] for place in allocator.live.values()) == allocator.allocated_bytes
     return allocator
+
+
+def long_history(seed: int) -> ReplayEvents:
+    """2,000 allocations and frees on two streams, with two releases of cached memory in between."""
+    random = np.random.default_rng(seed)
+    sizes = (KIB, 300 * KIB, 3 * MIB, 10 * MIB, 25 * MIB, 70 * MIB)
+    steps: list[tuple[int, int] | int] = []
+    live: list[int] = []
+    for block in range(2000):
+        if live and random.random() < 0.48:
+            steps.append(live.pop(random.integers(len(live))))
+        else:
+            steps.append((block, int(random.choice(sizes) * random.uniform(0.5, 1.5))))
+            live.append(block)
+    events = make_events(*steps, streams=random.integers(0, 2, 2000).tolist())
+    return replace(events, releases=(512, 1301))
+
+
+@pytest.mark.parametrize("mode", AllocatorMode)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replay_that_parts_from_the_unlimited_one_does_what_it_would_do_alone(
+    seed: int, mode: AllocatorMode
+) -> None:
+    events = long_history(seed)
+    replays = Replays(events, mode=mode)
+    peak = replays.at().peak_reserved_bytes
+
+    for percent in (0, 30, 60, 80, 90, 95, 99, 100):
+        capacity = peak * percent // 100
+        make = ClassicAllocator if mode is AllocatorMode.CLASSIC else ExpandableAllocator
+        alone = make(capacity_bytes=capacity)
+        program = ReplayProgram.of(events)
+        failed_at = program.run(alone)
+        found = replays.at(capacity)
+        assert (found.failed_at, found.num_alloc_retries) == (failed_at, alone.num_alloc_retries)
+        assert (found.peak_reserved_bytes, found.final_reserved_bytes, found.peak_allocated_bytes) == (
+            alone.peak_reserved_bytes,
+            alone.reserved_bytes,
+            alone.peak_allocated_bytes,
+        )
+    assert replays.at(peak).failed_at is None
 
 
 def test_peaks_of_a_worked_case() -> None:

@@ -13,7 +13,8 @@ from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.device import cublas_workspace_bytes
 from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents, replay, required_reserved_bytes
+from whatfits.estimator.memory.replay import replay, required_reserved_bytes
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, _MicroBatch, _Run
 from whatfits.estimator.profile import load_program
 from whatfits.estimator.specs import OptimizerImplementation, OptimizerName, OptimizerSpec, PeakPhase

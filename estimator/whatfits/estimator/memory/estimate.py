@@ -18,7 +18,7 @@ from whatfits.estimator.memory.device import (
 )
 from whatfits.estimator.memory.peak import FloatArray
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import ReplayResult, replay, required_reserved_bytes
+from whatfits.estimator.memory.replay import Replays
 from whatfits.estimator.memory.timeline import Timeline
 from whatfits.estimator.memory.verdict import Usable, combine, fit_probability
 from whatfits.estimator.specs import (
@@ -109,8 +109,9 @@ def memory_from_replay(
     timeline: Timeline, requested: int, mode: AllocatorMode, device: Device
 ) -> MemoryEstimate:
     """Memory of one run with its allocations replayed; `requested` is the table's peak."""
-    unlimited = replay(timeline.events, mode=mode)
-    replayed = _fit_into(timeline, mode, device, unlimited)
+    replays = Replays(timeline.events, mode=mode)
+    unlimited = replays.at()
+    replayed = _fit_into(replays, device, unlimited.peak_reserved_bytes)
     allocated = unlimited.peak_allocated_bytes
     fixed = np.array([float(replayed.required_reserved)])
     error = REPLAY_ERROR
@@ -129,17 +130,16 @@ def memory_from_replay(
     )
 
 
-def _fit_into(timeline: Timeline, mode: AllocatorMode, device: Device, unlimited: ReplayResult) -> _Replayed:
+def _fit_into(replays: Replays, device: Device, reserved: int) -> _Replayed:
     """The smallest sufficient cap, and whether the cap this device leaves makes the allocator release and retry.
 
     Completing is not strictly monotone in the cap, so the device's own cap is tried besides the search.
     """
     cap = int(device.usable.nbytes - device.context.median - device.communicators.median)
-    reserved = unlimited.peak_reserved_bytes
-    required = required_reserved_bytes(timeline.events, mode=mode)
+    required = replays.required_reserved_bytes()
     if reserved <= cap:
         return _Replayed(peak_reserved=reserved, required_reserved=required, retries_expected=False)
-    capped = replay(timeline.events, mode=mode, capacity_bytes=max(cap, 0))
+    capped = replays.at(max(cap, 0))
     if capped.failed_at is None:
         required = min(required, capped.peak_reserved_bytes)
     return _Replayed(

@@ -8,7 +8,8 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from whatfits.estimator.memory.replay import ALLOC, allocated_curve
+from whatfits.estimator.memory.replay import allocated_curve
+from whatfits.estimator.memory.replay_events import ALLOC
 from whatfits.estimator.memory.timeline import (
     CATEGORIES,
     STEP_PHASES,

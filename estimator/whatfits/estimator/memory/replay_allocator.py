@@ -11,12 +11,13 @@ bisection finds the smallest block that fits and, among equals, the lowest addre
 free blocks by start and by end; a freed block finds its free neighbours there.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple, Self
 
 from whatfits.estimator.errors import WhatfitsError
 from whatfits.estimator.memory.replay_rules import SMALL_BLOCK_LIMIT_BYTES, pool_number, segment_bytes
@@ -77,7 +78,7 @@ class CachingAllocator(ABC):
     """
 
     __slots__ = (
-        "_capacity", "_end_to_start", "_free", "_next_address", "_place", "_start_to_size", "allocated_bytes",
+        "_capacity", "_end_to_start", "_free", "_next_address", "_place_segment", "_start_to_size", "allocated_bytes",
         "growth", "live", "num_alloc_retries", "peak_allocated_bytes", "peak_block", "peak_reserved_bytes",
         "reserved_bytes", "smallest_refused_bytes",
     )  # fmt: skip
@@ -94,8 +95,8 @@ class CachingAllocator(ABC):
             place_segment: from the size of a new segment (or address space of expandable ranges) to its internal
                 address; made-up descending addresses by default.
         """
-        self._capacity: float = float("inf") if capacity_bytes is None else capacity_bytes
-        self._place = place_segment or self._place_below
+        self.set_capacity(capacity_bytes)
+        self._place_segment = place_segment
         self._next_address = ORIGIN
         self._free: defaultdict[int, list[int]] = defaultdict(list)
         self._start_to_size: dict[int, int] = {}
@@ -107,6 +108,25 @@ class CachingAllocator(ABC):
         self.num_alloc_retries = 0
         self.smallest_refused_bytes: int | None = None
         self.growth: list[Extent] = []
+
+    def copy(self, *, capacity_bytes: int | None = None) -> Self:
+        """One in the same state that goes its own way from here on, with a capacity of its own."""
+        twin = copy.copy(self)
+        twin.unshare()
+        twin.set_capacity(capacity_bytes)
+        return twin
+
+    def set_capacity(self, capacity_bytes: int | None) -> None:
+        """From here on the device refuses to let reserved_bytes exceed this; None for no limit."""
+        self._capacity: float = float("inf") if capacity_bytes is None else capacity_bytes
+
+    def unshare(self) -> None:
+        """Hold state of its own, where it was that of the one this is a shallow copy of."""
+        self._free = defaultdict(list, {pool: keys.copy() for pool, keys in self._free.items()})
+        self._start_to_size = self._start_to_size.copy()
+        self._end_to_start = self._end_to_start.copy()
+        self.live = self.live.copy()
+        self.growth = self.growth.copy()
 
     def allocate(self, block: int, size: int, pool: int) -> int:
         """Allocate `size` bytes (a multiple of 512) from `pool` as `block`; return the internal address.
@@ -225,7 +245,9 @@ class CachingAllocator(ABC):
         del free[bisect_left(free, num_bytes << ADDRESS_BITS | address)]
         return num_bytes
 
-    def _place_below(self, num_bytes: int) -> int:
+    def _place(self, num_bytes: int) -> int:
+        if self._place_segment is not None:
+            return self._place_segment(num_bytes)
         self._next_address -= num_bytes + SMALL_BLOCK_LIMIT_BYTES  # a gap, so that segments never touch
         return self._next_address
 
@@ -250,6 +272,11 @@ class ClassicAllocator(CachingAllocator):
             self._load(segment)
         self.peak_allocated_bytes = self.allocated_bytes
         self.peak_reserved_bytes = self.reserved_bytes
+
+    def unshare(self) -> None:
+        """Hold state of its own; see CachingAllocator."""
+        super().unshare()
+        self._segments = self._segments.copy()
 
     def _load(self, segment: InitialSegment) -> None:
         base = internal_address(segment.base)

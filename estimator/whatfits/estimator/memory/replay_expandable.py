@@ -35,6 +35,13 @@ class ExpandableAllocator(CachingAllocator):
         self._unmapped: defaultdict[int, list[int]] = defaultdict(list)
         self._unmapped_sizes: dict[int, int] = {}
 
+    def unshare(self) -> None:
+        """Hold state of its own; see CachingAllocator."""
+        super().unshare()
+        self._range_starts = self._range_starts.copy()
+        self._unmapped = defaultdict(list, {pool: holes.copy() for pool, holes in self._unmapped.items()})
+        self._unmapped_sizes = self._unmapped_sizes.copy()
+
     def _choose(self, free: list[int], index: int) -> int:
         """Prefer a larger block inside the range to a smaller one that could still grow.
 

@@ -26,7 +26,7 @@ from whatfits.estimator.memory.loop import (
 from whatfits.estimator.memory.optimizers import GRADIENT, OptimizerEvent, StepPhase
 from whatfits.estimator.memory.peak import Gradients
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.profile import EventProgram, Token, expand
 from whatfits.estimator.specs import PeakPhase
 

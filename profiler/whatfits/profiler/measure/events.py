@@ -6,7 +6,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from whatfits.estimator.memory.replay import ALLOC, FREE, ReplayEvents
+from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.profiler.measure.cases import NUM_STEPS
 
 __all__ = ["SECTIONS", "EventList", "Section"]

@@ -13,7 +13,8 @@ from whatfits.estimator.memory.optimizers.device_scratch import DEVICE_SCRATCH
 from whatfits.estimator.memory.peak import rounded_sizes
 from whatfits.estimator.memory.placement import placement_of
 from whatfits.estimator.memory.rank import OptimizerOnRank
-from whatfits.estimator.memory.replay import ALLOC, replay
+from whatfits.estimator.memory.replay import replay
+from whatfits.estimator.memory.replay_events import ALLOC
 from whatfits.estimator.memory.timeline import CATEGORIES, OPTIMIZER_MODULE, Origin, Timeline, build_timeline
 from whatfits.estimator.profile import EventProgram, ProfileKey, build_table
 from whatfits.estimator.specs import (
