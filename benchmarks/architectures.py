@@ -1,7 +1,7 @@
 """Compiles a small model of every architecture of transformers that has a loss and notes what came of it.
 
     python benchmarks/architectures.py            # tries what benchmarks/architectures.jsonl lacks
-    python benchmarks/architectures.py opt vit    # tries these model types again
+    python benchmarks/architectures.py OPTForCausalLM ViTForImageClassification    # tries these classes again
     python benchmarks/architectures.py --page     # docs/architectures.md from the results alone
 
 Run by `make docs-architectures`. Each model type is its default config with few layers, traced in bf16 without a value in
