@@ -48,6 +48,8 @@ TRIALS = {
         echo 'a measurement was made'
         python /tmp/compiled.py
         echo 'an optimizer was compiled'
+        $entrypoint estimate --model /tmp/config.json --gpus 1xa100-80gb > /dev/null
+        echo 'a model that nobody had traced was answered'
     """,
 }
 # Files that trials find in /tmp.
@@ -55,6 +57,10 @@ FILES = {
     "run.json": """
         {"model": "llama-60m", "hardware": {"gpu": "a100-80gb-sxm", "num_gpus": 1},
          "training": {"precision": "fp32", "seq_len": 32, "optimizer": {"name": "adamw"}}}
+    """,
+    "config.json": """
+        {"model_type": "mistral", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "vocab_size": 321,
+         "num_attention_heads": 4, "num_key_value_heads": 2}
     """,
     "compiled.py": """
 import torch

@@ -97,6 +97,19 @@ def test_agents_of_one_machine_share_their_locks(services: dict[str, Service]) -
         assert services[name].environment["WHATFITS_LOCK_FOLDER"] == volume["target"]
 
 
+def test_the_server_runs_from_the_image_with_torch_where_that_is_asked(tmp_path: Path) -> None:
+    environment = tmp_path / "tracing.env"
+    environment.write_text("POSTGRES_PASSWORD=x\nWHATFITS_SERVER_IMAGE=agent\n")
+    services = read_compose(env_file=environment)
+
+    agent = services["agent"]
+    for name in ("migrate", "service"):
+        assert (services[name].image, services[name].dockerfile) == (agent.image, agent.dockerfile)
+    assert services["service"].command[0] == "serve"
+    (kept,) = services["service"].raw["volumes"]
+    assert kept["target"] == read_image(Path("docker/agent.Dockerfile")).environment["XDG_DATA_HOME"]
+
+
 def test_the_password_is_asked_for_and_kept_as_it_is(services: dict[str, Service], tmp_path: Path) -> None:
     awkward = "p@ss/w:rd #$1"  # that of docker/check.env
     assert services["db"].environment["POSTGRES_PASSWORD"] == awkward
