@@ -150,9 +150,6 @@ class AgentProcess:
             self._work(_Parts(agents=agents, attempts=attempts, engine=engine, worker=worker))
 
     def _work(self, parts: _Parts) -> None:
-        parts.engine.pending_of(
-            self._id
-        )  # where tables are missing, that is said before anybody counts on this agent
         parts.agents.register(self._describe())
         parts.worker.start()
         try:
