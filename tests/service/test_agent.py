@@ -1,13 +1,16 @@
 """Agents as processes: killed in the middle, told to end, and refusing what is not theirs."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.databases import copy_sqlite
-from tests.fleet.processes import QUICK, Fleet, eventually, open_fleet
+from tests.fleet.processes import QUICK, Fleet, Member, eventually, open_fleet
 from tests.fleet.scripts import Script, make_body, run_scripted
 from tests.measurements import make_measurement
 from whatfits.estimator.specs import MeasureRequest
@@ -49,6 +52,26 @@ class World:
         """Let the reaper look once."""
         self.reaper.search()
         return True
+
+    def freeze(self, member: Member) -> None:
+        """Freeze a member between its writes: on SQLite, where one writes at a time, nobody could go on otherwise."""
+        member.freeze()
+        while self._is_locked():
+            member.thaw()
+            time.sleep(0.02)
+            member.freeze()
+
+    def _is_locked(self) -> bool:
+        path = self.database.url.database
+        if self.database.dialect.name != "sqlite" or path is None:
+            return False
+        with closing(sqlite3.connect(path, timeout=1, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            connection.execute("ROLLBACK")
+            return False
 
     def close(self) -> None:
         self.engine.close()
@@ -104,14 +127,14 @@ def test_a_frozen_agent_that_comes_back_ends_its_child_and_goes_on(world: World)
     id_, seed = world.submit(Script.HANG)
     (child,) = eventually(lambda: world.fleet.runs_of(seed))
 
-    first.freeze()
+    world.freeze(first)
     second = world.fleet.start_agent()
     eventually(lambda: world.search() and len(world.fleet.runs_of(seed)) == 2)
     first.thaw()
 
     eventually(lambda: not is_alive(child))
     assert world.claims.read(id_).attempts == 2
-    second.freeze()  # so that the next one is the first agent's
+    world.freeze(second)  # so that the next one is the first agent's
     other, _ = world.submit(Script.SUCCEED)
     eventually(lambda: world.claims.read(other).is_final)
 
