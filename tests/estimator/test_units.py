@@ -11,7 +11,6 @@ from whatfits.estimator.units import (
     format_seconds,
     parse_bytes,
     round_allocation,
-    round_up,
 )
 
 
@@ -37,11 +36,11 @@ def test_parse_bytes_refuses_what_is_not_decidable(text: int | str) -> None:
     assert caught.value.value == text
 
 
-@given(st.integers(0, 2**50), st.integers(1, 2**25))
-def test_round_up_is_the_next_multiple(n: int, multiple: int) -> None:
-    rounded = round_up(n, multiple)
-    assert rounded % multiple == 0
-    assert n <= rounded < n + multiple
+@given(st.integers(0, 2**50))
+def test_an_allocation_is_the_next_multiple_of_512(n: int) -> None:
+    rounded = round_allocation(n)
+    assert rounded % 512 == 0
+    assert n <= rounded < n + 512
 
 
 @pytest.mark.parametrize(("n", "expected"), [(0, 0), (1, 512), (512, 512), (513, 1024)])

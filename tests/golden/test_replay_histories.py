@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.golden.replay_histories import SNAPSHOTS, History, HistoryReplay, load_history, main
-from whatfits.estimator.memory.replay import ReplayResult, replay, required_reserved_bytes
+from whatfits.estimator.memory.replay import ReplayResult, Replays, replay
 from whatfits.estimator.memory.replay_events import ReplayEvents
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
 from whatfits.estimator.specs import AllocatorMode
@@ -145,7 +145,7 @@ def test_what_is_required_is_no_more_than_the_device_had(name: str) -> None:
     history = _load(name)
     events = _events(history)
 
-    required = required_reserved_bytes(events, initial=history.initial)
+    required = Replays(events, initial=history.initial).required_reserved_bytes()
 
     assert required <= history.header["peak_reserved"]
     assert replay(events, capacity_bytes=required, initial=history.initial).failed_at is None

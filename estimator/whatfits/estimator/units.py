@@ -20,7 +20,6 @@ __all__ = [
     "format_seconds",
     "parse_bytes",
     "round_allocation",
-    "round_up",
 ]
 
 KIB: Final = 2**10
@@ -45,11 +44,6 @@ _BYTE_UNITS: Final = {
 }
 _BYTES_TEXT: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _BYTES_ACCEPTED: Final = "a whole number of bytes, or a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB"
-
-
-def round_up(n: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `n`."""
-    return -(-n // multiple) * multiple
 
 
 def round_allocation(n: int) -> int:

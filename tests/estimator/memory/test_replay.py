@@ -8,13 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whatfits.estimator.memory.replay import (
-    ReplayResult,
-    Replays,
-    allocated_curve,
-    replay,
-    required_reserved_bytes,
-)
+from whatfits.estimator.memory.replay import ReplayResult, Replays, allocated_curve, replay
 from whatfits.estimator.memory.replay_allocator import ClassicAllocator, InitialSegment
 from whatfits.estimator.memory.replay_events import ALLOC, FREE, MalformedEventsError, ReplayEvents
 from whatfits.estimator.memory.replay_expandable import ExpandableAllocator
@@ -175,7 +169,7 @@ def test_no_events_take_no_memory() -> None:
 
     assert result.peak_reserved_bytes == 0
     assert result.peak_event is None
-    assert required_reserved_bytes(make_events()) == 0
+    assert Replays(make_events()).required_reserved_bytes() == 0
 
 
 def test_initial_segments_count_and_their_blocks_can_be_freed() -> None:
@@ -194,7 +188,7 @@ def test_required_is_less_than_unlimited_when_release_helps() -> None:
     events = make_events((1, 20 * MIB), 1, (2, 30 * MIB), 2, (3, 40 * MIB))
 
     assert replay(events).peak_reserved_bytes == 90 * MIB
-    assert required_reserved_bytes(events) == 40 * MIB
+    assert Replays(events).required_reserved_bytes() == 40 * MIB
 
 
 def test_required_is_found_between_the_bounds() -> None:
@@ -204,7 +198,7 @@ def test_required_is_found_between_the_bounds() -> None:
 
     assert replay(events).peak_allocated_bytes == 189 * MIB
     assert replay(events).peak_reserved_bytes == 270 * MIB
-    assert required_reserved_bytes(events, resolution_bytes=1) == 200 * MIB
+    assert Replays(events).required_reserved_bytes(resolution_bytes=1) == 200 * MIB
 
 
 @pytest.mark.parametrize(
@@ -298,7 +292,7 @@ def test_required_completes_and_lies_between_allocated_and_unlimited_reserved(
 ) -> None:
     unlimited = replay(events, mode=mode)
 
-    required = required_reserved_bytes(events, mode=mode, resolution_bytes=RESOLUTION)
+    required = Replays(events, mode=mode).required_reserved_bytes(resolution_bytes=RESOLUTION)
 
     assert unlimited.peak_allocated_bytes <= required <= unlimited.peak_reserved_bytes
     assert replay(events, mode=mode, capacity_bytes=required).failed_at is None

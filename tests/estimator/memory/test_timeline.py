@@ -13,7 +13,7 @@ from whatfits.estimator.memory.compose import StepMemory
 from whatfits.estimator.memory.device import cublas_workspace_bytes
 from whatfits.estimator.memory.optimizers import StepPhase
 from whatfits.estimator.memory.placement import Placement
-from whatfits.estimator.memory.replay import replay, required_reserved_bytes
+from whatfits.estimator.memory.replay import Replays, replay
 from whatfits.estimator.memory.replay_events import ALLOC, FREE, ReplayEvents
 from whatfits.estimator.memory.timeline import CATEGORIES, Timeline, _MicroBatch, _Run
 from whatfits.estimator.profile import load_program
@@ -203,4 +203,4 @@ def test_micro_batches_beyond_the_third_change_nothing(placement: Placement, che
     assert len(short.kinds) < len(every.kinds)
     peaks = [(r.peak_allocated_bytes, r.peak_reserved_bytes) for r in (replay(short), replay(every))]
     assert peaks[0] == peaks[1]
-    assert required_reserved_bytes(short) == required_reserved_bytes(every)
+    assert Replays(short).required_reserved_bytes() == Replays(every).required_reserved_bytes()

@@ -23,7 +23,7 @@ from whatfits.estimator.memory.replay_program import ReplayProgram
 from whatfits.estimator.memory.replay_rules import SEGMENT_GRANULARITY_BYTES
 from whatfits.estimator.specs import AllocatorMode
 
-__all__ = ["ReplayResult", "Replays", "allocated_curve", "replay", "required_reserved_bytes"]
+__all__ = ["ReplayResult", "Replays", "allocated_curve", "replay"]
 
 DEFAULT_RESOLUTION_BYTES: Final = 4 << 20
 _CHECKPOINT_EVENTS: Final = 256
@@ -171,19 +171,6 @@ def replay(
         MalformedEventsError: a block is freed that is not allocated, or `initial` is given in expandable mode.
     """
     return Replays(events, mode=mode, initial=initial).at(capacity_bytes)
-
-
-def required_reserved_bytes(
-    events: ReplayEvents,
-    *,
-    mode: AllocatorMode = AllocatorMode.CLASSIC,
-    resolution_bytes: int = DEFAULT_RESOLUTION_BYTES,
-    initial: Sequence[InitialSegment] = (),
-) -> int:
-    """The smallest capacity that suffices: see `Replays`."""
-    return Replays(events, mode=mode, initial=initial).required_reserved_bytes(
-        resolution_bytes=resolution_bytes
-    )
 
 
 def allocated_curve(
