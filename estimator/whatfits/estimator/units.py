@@ -48,7 +48,8 @@ _BYTES_ACCEPTED: Final = "a whole number of bytes, or a number with B, KB, MB, G
 
 def round_allocation(n: int) -> int:
     """Bytes the caching allocator hands out for a request of `n` bytes; 0 for an empty tensor."""
-    return n + (ALLOCATION_GRANULARITY - 1) & -ALLOCATION_GRANULARITY  # a power of two: its negative masks
+    # A power of two, whose negative is the mask of its multiples: plans round by the hundred thousand.
+    return (n + ALLOCATION_GRANULARITY - 1) & -ALLOCATION_GRANULARITY
 
 
 def parse_bytes(value: int | str, *, field: str = "bytes") -> int:

@@ -157,8 +157,8 @@ class AgentProcess:
             while not self._told_to_end.wait(self._settings.heartbeat_seconds):
                 self._say_here(parts)
             _log.info("agent.ending", agent_id=self._id, running=sorted(parts.attempts.in_hand))
-            parts.attempts.stopping.set()
         finally:
+            parts.attempts.stopping.set()
             parts.worker.stop()
         self._leave(parts)
 
