@@ -69,7 +69,7 @@ _COMPLETED: dict[str, dict[str, Any]] = {
     "nemotron": {"num_key_value_heads": 8},
     "reformer": {"is_decoder": True},
 }
-"""Numbers a model type has no defaults for, as published checkpoints have them."""
+"""Numbers a model type has no defaults for. Assumes: as published checkpoints have them (recalled, unverified)."""
 _DEPTHS = (6, 12, 18)
 """Layers tried: of a stack that repeats after one, after as many as three, after more."""
 _STACK_DEPTH = 2

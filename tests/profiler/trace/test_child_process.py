@@ -4,19 +4,18 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.fleet.processes import eventually
 from tests.profiler.processes import wait_until_gone
 from whatfits.profiler.trace.child_process import (
     InterpreterError,
     TraceChild,
     TraceFailedError,
     TraceTimeoutError,
-    trace_with,
 )
 from whatfits.profiler.trace.options import AdapterOptions, StepOptions
 from whatfits.profiler.trace.protocol import (
@@ -107,7 +106,8 @@ def test_the_child_needs_no_pydantic_and_nothing_from_the_working_folder(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     monkeypatch.chdir(tmp_path / "cwd")
 
-    assert trace_with(sys.executable, DIMS, StepOptions()).parts["backward"]
+    with TraceChild(sys.executable) as child:
+        assert child.trace(DIMS, StepOptions()).parts["backward"]
 
 
 def test_an_interpreter_without_torch_is_named_with_the_package(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_an_interpreter_without_torch_is_named_with_the_package(tmp_path: Path) 
     bare = write_program(tmp_path / "python", f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
 
     with pytest.raises(InterpreterError, match="torch is not installed") as raised:
-        trace_with(bare, DIMS, StepOptions())
+        TraceChild(bare)
     assert raised.value.package == "torch"
 
 
@@ -154,9 +154,7 @@ def test_an_interrupt_ends_the_child(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", program, str(stand_in)], stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 60
-    while not (noted.exists() and noted.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    eventually(lambda: noted.exists() and noted.read_text())
     os.kill(parent.pid, signal.SIGINT)
 
     _, said = parent.communicate(timeout=60)

@@ -26,7 +26,8 @@ from whatfits.estimator.specs import AllocatorMode
 __all__ = ["ReplayResult", "Replays", "allocated_curve", "replay"]
 
 DEFAULT_RESOLUTION_BYTES: Final = 4 << 20
-_CHECKPOINT_EVENTS: Final = 256
+_CHECKPOINT_EVENTS: Final = 512
+"""Measured on LLaMA-7B, 24,301 events: these take 0.46 ms, a copy of the allocator 0.07 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,7 +41,6 @@ __all__ = [
     "TraceFailedError",
     "TraceMemoryError",
     "TraceTimeoutError",
-    "trace_with",
 ]
 
 _WITHOUT_DEVICE = {"CUDA_VISIBLE_DEVICES": ""}
@@ -265,13 +264,3 @@ class TraceChild:
             return self._out_of_memory()
         said = f"the child ended with status {status}: {text or 'it said nothing'}"
         return TraceEndedError(said) if self._introduced else InterpreterError(said)
-
-
-def trace_with(python: Path | str, dims: Dims, options: StepOptions) -> Trace:
-    """One trace with the libraries of an interpreter's environment; for several, hold a `TraceChild` open.
-
-    Raises:
-        TraceError: as the module's docstring says.
-    """
-    with TraceChild(python) as child:
-        return child.trace(dims, options)
