@@ -114,8 +114,12 @@ def test_a_program_for_multiples_of_8_answers_for_others_unless_they_have_their_
     with pytest.raises(MissingProfileError):
         mark_of(MIXED, NEW_STACK)
 
+    save_class([marked(program, 6, MIXED)], place)
+    assert [mark_of(key, NEW_STACK) for key in (KEY, OTHER, ODD, MIXED)] == [2, 3, 5, 6]
+
     save_class([marked(program, 4)], place)
-    assert [mark_of(key, NEW_STACK) for key in (KEY, OTHER, ODD, MIXED)] == [4] * 4
+    assert [mark_of(key, NEW_STACK) for key in (KEY, OTHER, ODD)] == [4] * 3
+    assert mark_of(MIXED, NEW_STACK) == 6
 
 
 def test_a_missing_class_names_the_stacks_that_have_it_and_the_command() -> None:

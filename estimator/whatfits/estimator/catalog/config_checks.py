@@ -6,7 +6,7 @@ from typing import Any
 
 from whatfits.estimator.errors import InputError
 
-__all__ = ["LARGEST_SIZE", "MOST_LAYERS", "MOST_PARAMETERS", "check_config", "check_num_parameters"]
+__all__ = ["LARGEST_SIZE", "check_config", "check_num_parameters"]
 
 LARGEST_SIZE = 2**24
 """Far above any model's."""

@@ -205,12 +205,17 @@ def save_class(programs: Sequence[EventProgram], folder: Path) -> list[CountTabl
     The other lengths' files come first, and go first, so that the files present are never taken to answer for more
     than they do.
     """
-    ordered = sorted(programs, key=lambda program: program.key.sequence.startswith("eights"))
+    ordered = sorted(programs, key=_is_of_eights)
     tables = [save_profile(program, folder) for program in ordered]
-    if all(program.key.sequence.startswith("eights") for program in programs):
+    if all(map(_is_of_eights, programs)):
         for program, lengths, kind in product(programs, ("odd_eights", "other"), ("table", "program")):
             (folder / f"{_of_kind(program.key, lengths).slug}.{kind}.json.gz").unlink(missing_ok=True)
     return tables
+
+
+def _is_of_eights(program: EventProgram) -> bool:
+    """Whether it is of multiples of 8 alone; "eights_and_other" is of several lengths, and answers for no others."""
+    return program.key == _of_kind(program.key, "eights")
 
 
 def save_profile(program: EventProgram, folder: Path) -> CountTable:

@@ -183,10 +183,8 @@ def describe(text: str, architecture: str = "") -> ConfigFacts:
     depth, layers = depth_of(config), layers_of(model)
     head_dim, heads = _number(stack, "head_dim"), _number(stack, "num_attention_heads")
     hidden_size = _number(stack, "hidden_size") or max(max(p.shape, default=1) for p in model.parameters())
-    inputs, chunks = (
-        inputs_of(model),
-        tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk"))),
-    )
+    inputs = inputs_of(model)
+    chunks = tuple(sorted(_lengths(stack, "chunk_size") - _lengths(stack, "attention_chunk")))
     return ConfigFacts(
         architecture=cls.__name__,
         inputs=inputs,
